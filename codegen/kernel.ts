@@ -1,0 +1,149 @@
+/**
+ * What codegen hands from one stage to the next: iteration axes, index maps over them, scalar expressions, and the
+ * three fused kernel forms (`map`, `reduce`, `contract`) before and after they are text.
+ *
+ * An access says which element of a buffer belongs to a point of the iteration space. All addresses count elements.
+ */
+import type { OpName } from "../ir/ops/names.js";
+
+/** One iteration axis, 0 ≤ value < size. Compared by identity. */
+export interface Axis {
+  readonly name: string;
+  readonly size: number;
+}
+
+/** at + Σ by[axis] · axis. Coefficients are non-zero integers (they may be negative). */
+export interface Affine {
+  readonly at: number;
+  readonly by: ReadonlyMap<Axis, number>;
+}
+
+/** low ≤ expr < high */
+export interface Bound {
+  readonly expr: Affine;
+  readonly low: number;
+  readonly high: number;
+}
+
+/** A coordinate that exists only where `divisor` divides `expr`: contributes stride · (expr / divisor) to the address. */
+export interface Quotient {
+  readonly expr: Affine;
+  readonly divisor: number;
+  readonly stride: number;
+}
+
+/** Reads `buffer[address + Σ quotients]` where every bound holds and every quotient is exact, `fill` elsewhere. */
+export interface Access {
+  readonly buffer: Buffer;
+  readonly address: Affine;
+  readonly bounds: readonly Bound[];
+  readonly quotients: readonly Quotient[];
+  readonly fill: number;
+}
+
+/** A storage buffer as a kernel sees it. Compared by identity inside one kernel; `elements` is the stored extent. */
+export interface Buffer {
+  readonly name: string;
+  readonly dtype: "f32" | "i32" | "u32";
+  /** Elements that exist. Memory is always rounded up to a multiple of 4 elements (16 bytes). */
+  readonly elements: number;
+}
+
+/** Scalar operations of expressions: the elementwise ops of the IR. */
+export type ScalarOp = Extract<
+  OpName,
+  | "neg" | "abs" | "sign" | "exp" | "log" | "sqrt" | "reciprocal" | "tanh" | "sigmoid" | "relu" | "softplus" | "erf" | "sin" | "cos"
+  | "floor" | "ceil" | "round" | "not" | "detach" | "add" | "sub" | "mul" | "div" | "max" | "min" | "pow"
+  | "lt" | "le" | "gt" | "ge" | "eq" | "ne" | "and" | "or" | "select"
+>;
+export type ScalarType = "f32" | "i32" | "u32" | "bool";
+
+/** A scalar expression at one point of the iteration space. A DAG: shared sub-expressions are one object, printed once. */
+export type Expr =
+  | { readonly kind: "const"; readonly dtype: ScalarType; readonly value: number }
+  | { readonly kind: "load"; readonly dtype: ScalarType; readonly access: Access }
+  /** A run-time knob in the uniform block `run`, by name (f32 or u32). */
+  | { readonly kind: "run"; readonly dtype: "f32" | "u32"; readonly name: string }
+  /** The result of the kernel's reduction or contraction. */
+  | { readonly kind: "acc"; readonly dtype: ScalarType }
+  /** The value of an affine index expression (from `iota`). */
+  | { readonly kind: "index"; readonly dtype: "i32"; readonly index: Affine }
+  /** Counter-based random number in (0, 1): hash of the two key words, the stream and the element's index. */
+  | { readonly kind: "uniform"; readonly dtype: "f32"; readonly key: readonly [Expr, Expr]; readonly stream: number; readonly index: Affine }
+  | { readonly kind: "op"; readonly dtype: ScalarType; readonly op: ScalarOp; readonly args: readonly Expr[] }
+  | { readonly kind: "cast"; readonly dtype: ScalarType; readonly arg: Expr }
+  /** `inner` where every bound holds and every quotient is exact, else `fill` (a padded view of a fused expression). */
+  | { readonly kind: "masked"; readonly dtype: ScalarType; readonly bounds: readonly Bound[]; readonly quotients: readonly Quotient[]; readonly inner: Expr; readonly fill: number };
+
+export interface Store {
+  readonly buffer: Buffer;
+  readonly address: Affine;
+  readonly value: Expr;
+}
+
+/** out[axes] = value: elementwise work and movement. */
+export interface MapSpec {
+  readonly kind: "map";
+  readonly label: string;
+  readonly axes: readonly Axis[];
+  readonly stores: readonly Store[];
+}
+
+/** out[axes] = epilogue(combine over `reduction` of value). `argmax` gives the row-major index of the first maximum (i32). */
+export interface ReduceSpec {
+  readonly kind: "reduce";
+  readonly label: string;
+  readonly combine: "sum" | "max" | "argmax";
+  readonly axes: readonly Axis[];
+  readonly reduction: readonly Axis[];
+  readonly value: Expr;
+  readonly stores: readonly Store[];
+}
+
+/**
+ * out[output] = epilogue(Σ_reduction left · right). Every axis of left and right is in `output` or `reduction`.
+ * `symmetric`: pairs of output axes (i_k, j_k), such that exchanging all pairs exchanges left and right; then only one
+ * triangle is computed and each store also writes its mirror image (the store address with every i_k ↔ j_k).
+ */
+export interface ContractSpec {
+  readonly kind: "contract";
+  readonly label: string;
+  readonly output: readonly Axis[];
+  readonly reduction: readonly Axis[];
+  readonly left: Access | "one";
+  readonly right: Access | "one";
+  readonly stores: readonly Store[];
+  readonly symmetric?: readonly (readonly [Axis, Axis])[];
+}
+
+export type KernelSpec = MapSpec | ReduceSpec | ContractSpec;
+
+/** Where a compiled kernel binds what: index = position in `bindings`. */
+export type Binding =
+  | { readonly kind: "buffer"; readonly buffer: Buffer; readonly access: "read" | "read_write" }
+  /** The uniform block with the run-time knobs; `fields` are the names it reads. */
+  | { readonly kind: "run" };
+
+/** WGSL and how to dispatch it. */
+export interface Kernel {
+  /** Short and readable, e.g. `contract_128x784x256`; made unique by the emitter. */
+  readonly name: string;
+  readonly wgsl: string;
+  readonly bindings: readonly Binding[];
+  readonly workgroups: readonly [number, number, number];
+}
+
+/** Device limits that schedules depend on. `codegen/limits.ts` holds the portable baseline. */
+export interface Limits {
+  readonly invocations: number;
+  readonly storageBuffers: number;
+  readonly workgroupBytes: number;
+  readonly workgroupsPerDimension: number;
+  readonly bindingBytes: number;
+}
+
+/** A lowered kernel spec: one or more dispatches in order, plus scratch buffers they use between them. */
+export interface Lowered {
+  readonly kernels: readonly Kernel[];
+  readonly scratch: readonly Buffer[];
+}

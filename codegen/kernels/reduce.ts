@@ -1,0 +1,153 @@
+/**
+ * Reductions: one thread sums (or compares) its outputs' elements in a fixed order; few outputs with many elements are
+ * split over threads with a second pass, so that the result never depends on timing.
+ */
+import { CompileError } from "../../ir/error.js";
+import { bindingsOf, Body, declare, emitExpr, emitStore, freeBuffers, laneBuffers, type Point } from "../expr.js";
+import type { Axis, Buffer, Kernel, Limits, Lowered, ReduceSpec, Store } from "../kernel.js";
+import { MAX_TRIPS } from "../limits.js";
+import { literal, vectorOf } from "../wgsl.js";
+import { decode, grid, identifier, indicesOf, mapIndices, mapStores, mergeAxes, product, WORKGROUP } from "./iterate.js";
+
+/** Unroll reductions up to this many elements (pooling windows). */
+const UNROLL = 16;
+/** Below this many threads a long sum is split. */
+const ENOUGH_THREADS = 512;
+
+export function lowerReduce(spec: ReduceSpec, limits: Limits): Lowered {
+  const outer = mergeAxes(spec.axes, [...spec.stores.flatMap((s) => [s.address, ...indicesOf(s.value)]), ...indicesOf(spec.value)]);
+  const inner = mergeAxes(spec.reduction, [...indicesOf(spec.value)]);
+  const to = new Map([...outer.to, ...inner.to]);
+  const value = mapIndices(spec.value, to);
+  const stores = mapStores(spec.stores, to);
+  const outputs = product(outer.axes);
+  const length = product(inner.axes);
+  const merged: ReduceSpec = { ...spec, axes: outer.axes, reduction: inner.axes, value, stores };
+  if (spec.combine !== "argmax" && outputs < ENOUGH_THREADS && length >= 64) {
+    const split = splitFactor(inner.axes, outputs);
+    if (split) return twoPasses(merged, split.axis, split.parts, limits);
+  }
+  if (length > MAX_TRIPS) throw new CompileError("too-large", `a reduction over ${length} elements exceeds the ${MAX_TRIPS} loop steps one thread may take`, undefined, "reduce the batch or the tensor");
+  return { kernels: [serial(merged, limits)], scratch: [] };
+}
+
+/** How to cut the outermost reduction axis: the divisor nearest the square root of the length. */
+function splitFactor(axes: readonly Axis[], outputs: number): { axis: Axis; parts: number } | undefined {
+  const length = product(axes);
+  const wanted = Math.min(Math.sqrt(length) * 2, Math.ceil((ENOUGH_THREADS * 2) / outputs));
+  let best: { axis: Axis; parts: number } | undefined;
+  for (const axis of axes)
+    for (let parts = 2; parts <= axis.size; parts++)
+      if (axis.size % parts === 0 && (!best || Math.abs(Math.log(parts / wanted)) < Math.abs(Math.log(best.parts / wanted)))) best = { axis, parts };
+  return best;
+}
+
+function twoPasses(spec: ReduceSpec, axis: Axis, parts: number, limits: Limits): Lowered {
+  const part: Axis = { name: `${axis.name}p`, size: parts };
+  const rest: Axis = { name: `${axis.name}q`, size: axis.size / parts };
+  const to = new Map([[axis, { at: 0, by: new Map([[part, rest.size], ...(rest.size > 1 ? [[rest, 1] as const] : [])]) }]]);
+  const dtype = spec.value.dtype === "i32" || spec.value.dtype === "u32" ? spec.value.dtype : "f32";
+  const partials: Buffer = { name: "partials", dtype, elements: product(spec.axes) * parts };
+  // partials [part, outputs…]: the second pass then reads neighbours side by side
+  let unit = product(spec.axes);
+  const by = new Map<Axis, number>([[part, unit]]);
+  for (const a of spec.axes) by.set(a, (unit /= a.size));
+  const address = { at: 0, by };
+  const first = serial({
+    ...spec, label: `${spec.label}: partial sums`, axes: [part, ...spec.axes], reduction: spec.reduction.flatMap((a) => (a === axis ? (rest.size > 1 ? [rest] : []) : [a])),
+    value: mapIndices(spec.value, to), stores: [{ buffer: partials, address, value: { kind: "acc", dtype } }],
+  }, limits);
+  const second = serial({
+    ...spec, reduction: [part],
+    value: { kind: "load", dtype, access: { buffer: partials, address, bounds: [], quotients: [], fill: 0 } },
+  }, limits);
+  return { kernels: [first, second], scratch: [partials] };
+}
+
+function serial(spec: ReduceSpec, limits: Limits): Kernel {
+  const last = spec.axes[spec.axes.length - 1];
+  const operand: Store[] = [{ buffer: OPERAND, address: { at: 0, by: new Map() }, value: spec.value }];
+  const lanes = last && spec.combine !== "argmax" && useLanes(spec, last) ? last : undefined;
+  const vec4 = lanes
+    ? new Set([...laneBuffers([...spec.stores, ...operand], lanes, true)])
+    : new Set<Buffer>();
+  const used = freeBuffers(spec.stores);
+  const read = freeBuffers(operand);
+  const bindings = bindingsOf([...read.loads, ...used.loads, ...used.stores], new Set(used.stores), used.run || read.run);
+
+  const counts = spec.axes.map((axis) => ({ axis, count: axis === lanes ? axis.size / 4 : axis.size, scale: axis === lanes ? 4 : 1 }));
+  const threads = counts.reduce((n, c) => n * c.count, 1);
+  const { workgroups, thread } = grid(threads, limits);
+  const body = new Body();
+  body.push(`let thread = ${thread};`);
+  body.push(`if (thread >= ${threads}u) { return; }`);
+  const spelled = decode(counts, "thread", (line) => body.push(line));
+  const acc = accumulate(body, spec, spelled, lanes, vec4);
+  const point: Point = { axis: (a) => spelled.get(a) ?? 0, acc, ...(lanes ? { lanes } : {}) };
+  for (const store of spec.stores) emitStore(body, store, point, vec4);
+  return {
+    name: `reduce_${spec.combine}_${product(spec.axes)}x${product(spec.reduction)}`,
+    wgsl: `// ${spec.label}: ${spec.combine} over ${product(spec.reduction)}, ${threads} threads${lanes ? " of 4 lanes" : ""}
+${declare(bindings, vec4)}
+${body.prelude()}
+@compute @workgroup_size(${WORKGROUP})
+fn main(@builtin(global_invocation_id) id: vec3u) {
+${body.lines.join("\n")}
+}
+`.replace("\n\n", "\n"),
+    bindings, workgroups,
+  };
+}
+
+/** Stands for "the value that is reduced" where only its reads matter. */
+const OPERAND: Buffer = { name: "", dtype: "f32", elements: 0 };
+
+const useLanes = (spec: ReduceSpec, last: Axis): boolean =>
+  last.size % 4 === 0 && spec.stores.every((s) => s.address.by.get(last) === 1)
+  && product(spec.axes) >= 4 * WORKGROUP && [...indicesOf(spec.value)].some((i) => i.by.get(last) === 1);
+
+/** Emits the loops; returns the accumulator's name. */
+function accumulate(body: Body, spec: ReduceSpec, spelled: Map<Axis, string | number>, lanes: Axis | undefined, vec4: ReadonlySet<Buffer>): string {
+  const { dtype } = spec.value;
+  const wide = lanes ? vectorOf(dtype) : dtype;
+  const splat = (text: string) => (lanes ? `${wide}(${text})` : text);
+  const start = spec.combine === "sum" ? literal(dtype, 0) : literal(dtype, dtype === "f32" ? -3.4028234663852886e38 : dtype === "i32" ? -2147483648 : 0);
+  body.push(`var acc: ${wide} = ${splat(start)};`);
+  if (spec.combine === "argmax") body.push("var best: i32 = 0;");
+  const unrolled = product(spec.reduction) <= UNROLL;
+  const values = new Map(spelled);
+  const inside = (position: string) => {
+    const point: Point = { axis: (a) => values.get(a) ?? 0, ...(lanes ? { lanes } : {}) };
+    const x = emitExpr(body, spec.value, point, vec4);
+    switch (spec.combine) {
+      case "sum": body.push(`acc += ${x};`); break;
+      // a NaN must win, or it would be hidden
+      case "max": body.push(`acc = select(acc, ${x}, !(${x} <= acc));`); break;
+      case "argmax": body.push(`if (${x} > acc) { acc = ${x}; best = ${position}; }`); break;
+      default: spec.combine satisfies never;
+    }
+  };
+  const loops = (k: number, position: string): void => {
+    const axis = spec.reduction[k];
+    if (!axis) return inside(position);
+    const place = (value: string | number) => `(${position}) * ${axis.size} + ${value}`;
+    if (unrolled) {
+      for (let i = 0; i < axis.size; i++) {
+        values.set(axis, i);
+        loops(k + 1, place(i));
+      }
+      return;
+    }
+    const name = `${identifier(axis.name)}_r${k}`;
+    body.push(`for (var ${name}: i32 = 0; ${name} < ${axis.size}; ${name}++) {`);
+    const indent = body.indent;
+    body.indent += "  ";
+    values.set(axis, name);
+    loops(k + 1, place(name));
+    body.indent = indent;
+    body.push("}");
+  };
+  loops(0, "0");
+  return spec.combine === "argmax" ? "best" : "acc";
+}
+

@@ -1,0 +1,191 @@
+/**
+ * From lowered graphs to a plan: which kernel runs when, on which buffers. Values that live only inside one entry share
+ * whole-buffer slots; entries never overlap, so they share slots too.
+ */
+import type { Graph, Value } from "../ir/graph.js";
+import type { Plan, PlanBuffer, PlanEntry, PlanKernel, PlanStep, StoredType } from "../runtime/artifact.js";
+import { canonicalize, canonicalizeInverse } from "./canonical.js";
+import type { Buffer, Limits, Lowered } from "./kernel.js";
+import { lowerContract } from "./kernels/contract/index.js";
+import { lowerInverse } from "./kernels/inverse.js";
+import { lowerMap } from "./kernels/map.js";
+import { lowerReduce } from "./kernels/reduce.js";
+import { lowerGraph, type LoweredGraph, type Spec } from "./lower.js";
+
+export interface EntryGraph {
+  readonly name: string;
+  readonly graph: Graph;
+  /** Distinguishes the host-written inputs of programs for different batch sizes, e.g. "@64". */
+  readonly suffix?: string;
+}
+
+export interface Planned {
+  readonly plan: Plan;
+  /** WGSL of `plan.kernels`, in order. */
+  readonly sources: readonly string[];
+  readonly lowered: ReadonlyMap<string, LoweredGraph>;
+  readonly memory: { readonly planned: number; readonly everyTensor: number };
+}
+
+/**
+ * @param state names of inputs, parameters and results that outlive an entry: one buffer per name. A result with the name of an
+ * input overwrites it.
+ */
+export function planProgram(entries: readonly EntryGraph[], state: ReadonlySet<string>, limits: Limits): Planned {
+  const planner = new Planner(state, limits);
+  const lowered = new Map<string, LoweredGraph>();
+  const made: Record<string, PlanEntry> = {};
+  for (const entry of entries) {
+    const inputs = new Map([...entry.graph.params, ...entry.graph.inputs].map(({ value }) => [value.name, value] as const));
+    const inPlace = new Map<Value, Value>();
+    for (const r of entry.graph.results) {
+      const target = inputs.get(r.name);
+      if (target && state.has(r.name) && !inPlace.has(r.value)) inPlace.set(r.value, target);
+    }
+    const low = lowerGraph(entry.graph, limits, inPlace);
+    lowered.set(entry.name, low);
+    made[entry.name] = planner.entry(low, entry.suffix ?? "");
+  }
+  const plan: Plan = { kernels: planner.kernels, buffers: planner.buffers, entries: made };
+  const planned = planner.buffers.reduce((n, b) => n + b.bytes, 0);
+  return { plan, sources: planner.sources, lowered, memory: { planned, everyTensor: planner.everyTensor } };
+}
+
+const bytesOf = (elements: number): number => Math.max(16, Math.ceil(elements / 4) * 16);
+
+class Planner {
+  readonly kernels: PlanKernel[] = [];
+  readonly sources: string[] = [];
+  readonly buffers: PlanBuffer[] = [];
+  everyTensor = 0;
+  readonly #state: ReadonlySet<string>;
+  readonly #limits: Limits;
+  readonly #named = new Map<string, number>();
+  readonly #slots: number[] = [];
+  readonly #kernelIds = new Map<string, number>();
+  readonly #lowerings = new Map<string, Lowered>();
+  readonly #names = new Set<string>();
+
+  constructor(state: ReadonlySet<string>, limits: Limits) {
+    this.#state = state;
+    this.#limits = limits;
+  }
+
+  entry(low: LoweredGraph, suffix: string): PlanEntry {
+    const place = new Map<Buffer, number>();
+    const inputs: Record<string, number> = {};
+    for (const { value } of [...low.graph.params, ...low.graph.inputs]) {
+      const buffer = low.buffers.get(value);
+      if (!buffer) continue;
+      const kind = this.#state.has(value.name) ? "state" : "input";
+      const id = this.#name(value.name, kind, buffer, value.type.shape, kind === "input" ? suffix : "");
+      place.set(buffer, id);
+      if (kind === "input") inputs[value.name] = id;
+    }
+    const outputs: Record<string, number> = {};
+    const extra: { from: Value; to: number; name: string }[] = [];
+    for (const r of low.graph.results) {
+      const buffer = low.buffers.get(r.value) as Buffer;
+      const kind = this.#state.has(r.name) ? "state" : "output";
+      const to = this.#name(r.name, kind, buffer, r.value.type.shape, kind === "output" ? suffix : "");
+      if (kind === "output") outputs[r.name] = to;
+      if (low.copies.some((c) => c.from === r.value && c.to.name === r.name)) continue;
+      if (place.has(buffer) && place.get(buffer) !== to) extra.push({ from: r.value, to, name: r.name });
+      else place.set(buffer, to);
+    }
+    const steps = this.#steps(low, place);
+    const copy = (from: Buffer, to: number, value: string): PlanStep => ({ from: place.get(from) as number, to, bytes: bytesOf(from.elements), value });
+    for (const c of low.copies) steps.push(copy(low.buffers.get(c.from) as Buffer, this.#named.get(c.to.name) as number, c.from.name));
+    for (const e of extra) steps.push(copy(low.buffers.get(e.from) as Buffer, e.to, e.from.name));
+    return { steps, inputs, outputs };
+  }
+
+  /** Dispatches in order; buffers not placed yet get slots for as long as they live. */
+  #steps(low: LoweredGraph, place: Map<Buffer, number>): PlanStep[] {
+    const units = low.work.flatMap((w) => w.specs.flatMap((spec) => this.#lower(spec)));
+    const lastUse = new Map<Buffer, number>();
+    units.forEach((u, k) => { for (const b of u.buffers) lastUse.set(b, k); });
+    for (const c of low.copies) lastUse.set(low.buffers.get(c.from) as Buffer, units.length);
+    const free = new Set(this.#slots);
+    const steps: PlanStep[] = [];
+    const valueOf = new Map([...low.buffers].map(([v, b]) => [b, v.name] as const));
+    units.forEach((unit, k) => {
+      const mine = new Set(unit.buffers);
+      for (const b of mine) {
+        if (place.has(b)) continue;
+        const slot = this.#takeSlot(b, free);
+        place.set(b, slot);
+        this.everyTensor += bytesOf(b.elements);
+      }
+      steps.push({
+        kernel: unit.kernel, workgroups: unit.workgroups,
+        buffers: unit.bindings.map((b) => (b === undefined ? -1 : (place.get(b) as number))),
+        values: unit.bindings.map((b) => (b === undefined ? "run" : (valueOf.get(b) ?? b.name))),
+      });
+      for (const b of mine) {
+        const slot = place.get(b) as number;
+        if (lastUse.get(b) === k && this.buffers[slot]?.kind === "slot") free.add(slot);
+      }
+    });
+    return steps;
+  }
+
+  /** Smallest free slot that is large enough; else the largest free one, grown; else a new one. */
+  #takeSlot(buffer: Buffer, free: Set<number>): number {
+    const bytes = bytesOf(buffer.elements);
+    const sorted = [...free].sort((a, b) => (this.buffers[a] as PlanBuffer).bytes - (this.buffers[b] as PlanBuffer).bytes || a - b);
+    const found = sorted.find((s) => (this.buffers[s] as PlanBuffer).bytes >= bytes) ?? sorted[sorted.length - 1];
+    if (found === undefined) {
+      const id = this.buffers.length;
+      this.buffers.push({ name: `slot${this.#slots.length}`, kind: "slot", bytes, dtype: "f32" });
+      this.#slots.push(id);
+      return id;
+    }
+    const slot = this.buffers[found] as PlanBuffer;
+    if (slot.bytes < bytes) this.buffers[found] = { ...slot, bytes };
+    free.delete(found);
+    return found;
+  }
+
+  #name(name: string, kind: "state" | "input" | "output", buffer: Buffer, shape: readonly number[], suffix: string): number {
+    const key = name + suffix;
+    const known = this.#named.get(key);
+    if (known !== undefined) return known;
+    const bytes = bytesOf(buffer.elements);
+    this.buffers.push({ name: key, kind, bytes, dtype: buffer.dtype as StoredType, shape });
+    this.everyTensor += bytes;
+    this.#named.set(key, this.buffers.length - 1);
+    return this.buffers.length - 1;
+  }
+
+  #lower(spec: Spec): { kernel: number; workgroups: readonly [number, number, number]; bindings: (Buffer | undefined)[]; buffers: Buffer[] }[] {
+    const { key, spec: canonical, original } = spec.kind === "inverse" ? canonicalizeInverse(spec) : canonicalize(spec);
+    let lowered = this.#lowerings.get(key);
+    if (!lowered) {
+      lowered = LOWER[canonical.kind](canonical as never, this.#limits);
+      this.#lowerings.set(key, lowered);
+    }
+    const scratch = new Map(lowered.scratch.map((b) => [b, { ...b }] as const));
+    const actual = (b: Buffer): Buffer => original.get(b) ?? (scratch.get(b) as Buffer);
+    return lowered.kernels.map((k) => {
+      const bindings = k.bindings.map((b) => (b.kind === "run" ? undefined : actual(b.buffer)));
+      return { kernel: this.#kernel(k), workgroups: k.workgroups, bindings, buffers: bindings.filter((b): b is Buffer => b !== undefined) };
+    });
+  }
+
+  #kernel(k: Lowered["kernels"][number]): number {
+    // the first line is a comment with the caller's label; equal code below it is one pipeline
+    const body = k.wgsl.slice(k.wgsl.indexOf("\n"));
+    const known = this.#kernelIds.get(body);
+    if (known !== undefined) return known;
+    let name = k.name;
+    for (let n = 2; this.#names.has(name); n++) name = `${k.name}_${n}`;
+    this.#names.add(name);
+    this.kernels.push({ name, bindings: k.bindings.map((b) => (b.kind === "run" ? "run" : b.access)) });
+    this.sources.push(k.wgsl);
+    this.#kernelIds.set(body, this.kernels.length - 1);
+    return this.kernels.length - 1;
+  }
+}
+
+const LOWER = { map: lowerMap, reduce: lowerReduce, contract: lowerContract, inverse: lowerInverse } as const;

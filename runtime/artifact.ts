@@ -1,0 +1,113 @@
+/**
+ * The contract between the compiler and the runtime: what `plan.json` holds, the run-time knobs, and the error type.
+ * The compiler writes it, the runtime reads it; both import this file and nothing else of each other.
+ */
+
+/** Bumped when a field changes meaning; the runtime refuses other versions. */
+export const ARTIFACT_VERSION = 1;
+
+/** A fault the runtime reports: what, where, what next. Same fields as the compiler's error. */
+export class RuntimeFault extends Error {
+  constructor(
+    readonly code: "bad-data" | "bad-option" | "no-adapter" | "device-lost" | "out-of-memory" | "diverged" | "bad-checkpoint" | "internal",
+    message: string,
+    readonly where?: string,
+    readonly hint?: string,
+  ) {
+    super(message);
+    this.name = "RuntimeFault";
+  }
+}
+
+export interface Knob {
+  readonly name: string;
+  readonly doc: string;
+  readonly unit: string;
+  readonly default: number;
+  /** Inclusive range. */
+  readonly range: readonly [number, number];
+}
+
+/** Numbers a user may change between steps. One table: the flags of the command line and `trainer.run` come from it. */
+export const RUN_KNOBS = [
+  { name: "lr", doc: "learning rate", unit: "per step", default: 0.05, range: [0, 1e6] },
+  { name: "momentum", doc: "momentum: m = momentum·m + direction", unit: "fraction", default: 0.9, range: [0, 1] },
+  { name: "weightDecay", doc: "L2 weight decay", unit: "per weight", default: 0, range: [0, 1e6] },
+  { name: "damping", doc: "K-FAC damping λ", unit: "curvature", default: 0.03, range: [0, 1e12] },
+  { name: "emaDecay", doc: "decay of the running averages of A and G", unit: "fraction", default: 0.95, range: [0, 1] },
+  { name: "klClip", doc: "bound on lr²·Σ⟨∇, F⁻¹∇⟩ (Martens & Grosse's norm constraint); 0 = off", unit: "nats", default: 0.001, range: [0, 1e12] },
+  { name: "beta1", doc: "Adam: decay of the gradient average", unit: "fraction", default: 0.9, range: [0, 1] },
+  { name: "beta2", doc: "Adam: decay of the squared-gradient average", unit: "fraction", default: 0.999, range: [0, 1] },
+  { name: "epsilon", doc: "Adam: added to the root of the second moment", unit: "gradient", default: 1e-8, range: [0, 1] },
+] as const satisfies readonly Knob[];
+
+export type RunScalars = { [K in (typeof RUN_KNOBS)[number]["name"]]: number };
+
+/**
+ * The uniform block `run` as kernels see it, in order, 4 bytes each. Besides the knobs: what the host knows per step.
+ * `count` = true examples N of the batch(es) since the last update; `keep` = 0 on the first of several accumulated
+ * batches, 1 after; `emaBlend` = weight of the new statistics (1/w of the debiased average); `seed`, `step` key the RNG.
+ */
+export const RUN_FIELDS = [
+  ...RUN_KNOBS.map((k) => ({ name: k.name as string, dtype: "f32" as const })),
+  { name: "count", dtype: "f32" as const },
+  { name: "keep", dtype: "f32" as const },
+  { name: "emaBlend", dtype: "f32" as const },
+  { name: "correction1", dtype: "f32" as const },
+  { name: "correction2", dtype: "f32" as const },
+  { name: "seed", dtype: "u32" as const },
+  { name: "step", dtype: "u32" as const },
+] as const;
+
+/** Bytes of the uniform block, a multiple of 16. */
+export const RUN_BYTES = Math.ceil((RUN_FIELDS.length * 4) / 16) * 16;
+
+export type StoredType = "f32" | "i32" | "u32";
+
+/** A buffer of the program. `state` outlives steps; `input` is written by the host; `output` is read back; `slot` is reused scratch. */
+export interface PlanBuffer {
+  readonly name: string;
+  readonly kind: "state" | "input" | "output" | "slot";
+  readonly bytes: number;
+  readonly dtype: StoredType;
+  /** Absent for slots. */
+  readonly shape?: readonly number[];
+}
+
+export interface PlanKernel {
+  readonly name: string;
+  /** Per binding number: how a storage buffer is used, or the uniform block of run-time knobs. */
+  readonly bindings: readonly ("read" | "read_write" | "run")[];
+}
+
+/** One dispatch: `buffers[k]` (an index into `Plan.buffers`; −1 for the run block) goes to binding k. `values` says what each holds. */
+export interface PlanDispatch {
+  readonly kernel: number;
+  readonly buffers: readonly number[];
+  readonly values: readonly string[];
+  readonly workgroups: readonly [number, number, number];
+}
+
+export interface PlanCopy {
+  readonly from: number;
+  readonly to: number;
+  readonly bytes: number;
+  readonly value: string;
+}
+
+export type PlanStep = PlanDispatch | PlanCopy;
+
+export interface PlanEntry {
+  readonly steps: readonly PlanStep[];
+  /** Input name → buffer. */
+  readonly inputs: Readonly<Record<string, number>>;
+  /** Result name → buffer to read back. */
+  readonly outputs: Readonly<Record<string, number>>;
+}
+
+/** Kernels, buffers and entries: all a device needs. */
+export interface Plan {
+  readonly kernels: readonly PlanKernel[];
+  readonly buffers: readonly PlanBuffer[];
+  readonly entries: Readonly<Record<string, PlanEntry>>;
+}
