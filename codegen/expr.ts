@@ -204,11 +204,16 @@ function addressOf(access: Access, point: Point): string {
   return parts.length === 0 ? base : `(${[base, ...parts].join(" + ")})`;
 }
 
-/** One element at an i32 address. */
-const element = (buffer: Buffer, address: string, vec4: ReadonlySet<Buffer>): string =>
-  vec4.has(buffer)
-    ? /^\d+$/.test(address) ? `${buffer.name}[${Number(address) >> 2}][${Number(address) & 3}]` : `${buffer.name}[${address} >> 2u][${address} & 3]`
-    : `${buffer.name}[${address}]`;
+/** One element at an i32 address. A constant one is kept inside the buffer: WGSL refuses it otherwise, even where a guard discards the value. */
+function element(buffer: Buffer, address: string, vec4: ReadonlySet<Buffer>): string {
+  const known = /^-?\d+$/.test(address) ? Math.min(Math.max(Number(address), 0), Math.max(buffer.elements - 1, 0)) : undefined;
+  if (known !== undefined) return vec4.has(buffer) ? `${buffer.name}[${known >> 2}][${known & 3}]` : `${buffer.name}[${known}]`;
+  return vec4.has(buffer) ? `${buffer.name}[${address} >> 2u][${address} & 3]` : `${buffer.name}[${address}]`;
+}
+
+/** address + shift, as one number where it is known. */
+const moved = (address: string, shift: number): string =>
+  shift === 0 ? address : /^-?\d+$/.test(address) ? `${Number(address) + shift}` : `(${address} + ${shift})`;
 
 /** Booleans are stored as u32. */
 const fromStored = (dtype: ScalarType, buffer: Buffer, text: string, lanes: boolean): string =>
@@ -228,7 +233,7 @@ function emitLoad(body: Body, access: Access, dtype: ScalarType, point: Point, v
   const k = access.address.by.get(lanes) ?? 0;
   const address = addressOf(access, point);
   const stored: ScalarType = buffer.dtype;
-  const at = (lane: number) => element(buffer, lane === 0 || k === 0 ? address : `(${address} + ${lane * k})`, vec4);
+  const at = (lane: number) => element(buffer, moved(address, lane * k), vec4);
   const value = k === 0
     ? `${vectorOf(stored)}(${at(0)})`
     : k === 1 && vec4.has(buffer) && aligned(access.address, lanes)
@@ -260,8 +265,7 @@ export function emitStore(body: Body, store: Store, point: Point, vec4: Readonly
   }
   const value = body.let("s", vectorOf(store.value.dtype), raw);
   for (let lane = 0; lane < 4; lane++) {
-    const at = lane === 0 ? address : `(${address} + ${lane * k})`;
-    body.push(`${element(buffer, at, vec4)} = ${toStored(`${value}[${lane}]`, false)};`);
+    body.push(`${element(buffer, moved(address, lane * k), vec4)} = ${toStored(`${value}[${lane}]`, false)};`);
   }
 }
 

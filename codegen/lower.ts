@@ -362,15 +362,17 @@ function triangle(pairs: readonly (readonly [string, string])[], dims: ReadonlyM
   return out.length > 0 ? { symmetric: out } : {};
 }
 
-function lowerInverseSpec({ group, buffers }: GroupContext): InverseSpec {
+function lowerInverseSpec({ group, buffers, producer }: GroupContext): InverseSpec {
   const { root } = group;
   const [m, damping] = root.inputs as [Value, Value];
   const [inverse, clean] = root.results as [Value, Value];
   const [batch, n] = m.type.shape as [number, number];
   const of = (v: Value): Buffer => {
     const buffer = buffers.get(v);
-    if (!buffer) throw new NeedsBuffer(v);
-    return buffer;
+    if (buffer) return buffer;
+    const node = producer.get(v);
+    if (node?.op === "reshape") return of(node.inputs[0] as Value);
+    throw new NeedsBuffer(v);
   };
   return { kind: "inverse", label: `inverse [${batch}, ${n}, ${n}]`, n, batch, matrix: of(m), damping: of(damping), inverse: of(inverse), status: of(clean) };
 }

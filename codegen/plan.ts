@@ -165,8 +165,10 @@ class Planner {
       lowered = LOWER[canonical.kind](canonical as never, this.#limits);
       this.#lowerings.set(key, lowered);
     }
+    // a remembered lowering names the buffers of the spec it was made from: by name they are this one's too
+    const mine = new Map([...original].map(([canonical, b]) => [canonical.name, b] as const));
     const scratch = new Map(lowered.scratch.map((b) => [b, { ...b }] as const));
-    const actual = (b: Buffer): Buffer => original.get(b) ?? (scratch.get(b) as Buffer);
+    const actual = (b: Buffer): Buffer => scratch.get(b) ?? (mine.get(b.name) as Buffer);
     return lowered.kernels.map((k) => {
       const bindings = k.bindings.map((b) => (b.kind === "run" ? undefined : actual(b.buffer)));
       return { kernel: this.#kernel(k), workgroups: k.workgroups, bindings, buffers: bindings.filter((b): b is Buffer => b !== undefined) };

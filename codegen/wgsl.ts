@@ -56,7 +56,7 @@ export const HELPERS = {
   let q = k - 4.0f * floor(k * 0.25f);
   let even = select(-s, s, q < ${T}(0.5f));
   let odd = select(-c, c, q < ${T}(1.5f));
-  let is_odd = (q > ${T}(0.5f) & q < ${T}(1.5f)) | (q > ${T}(2.5f));
+  let is_odd = ((q > ${T}(0.5f)) & (q < ${T}(1.5f))) | (q > ${T}(2.5f));
   return select(even, odd, is_odd);
 }`,
   // pow of a negative base is defined for integer exponents

@@ -111,3 +111,72 @@ export interface Plan {
   readonly buffers: readonly PlanBuffer[];
   readonly entries: Readonly<Record<string, PlanEntry>>;
 }
+
+export interface TensorInfo {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly dtype: "f32" | "i32";
+}
+
+export interface LayerInfo {
+  /** The weight's name. */
+  readonly name: string;
+  readonly kind: string;
+  readonly params: { readonly weight: string; readonly bias: string | null };
+  /** Number of uses of the weight. */
+  readonly sites: number;
+  readonly siteDetails: readonly { readonly node: string; readonly T: number; readonly transposed: boolean }[];
+  /** Positions per example, all sites together. */
+  readonly T: number;
+  readonly groups: number;
+  readonly dA: number;
+  readonly dG: number;
+}
+
+export interface OrphanInfo {
+  readonly param: string;
+  readonly reason: string;
+  readonly update: string;
+}
+
+/** Choices that the host makes between steps; a knob each on the command line. */
+export interface HostOptions {
+  /** Factor statistics every this many steps. */
+  readonly factorPeriod: number;
+  /** New inverses every this many steps. */
+  readonly inversePeriod: number;
+  /** Steps at the start during which statistics are plainly averaged (decay 1) and taken every step. */
+  readonly burnIn: number;
+  /** false: the first statistics are the start value and later ones blend in with 1 − emaDecay. */
+  readonly emaDebias: boolean;
+  /** The host reacts to what a step reports this many steps later. */
+  readonly readbackLag: number;
+}
+
+export const HOST_DEFAULTS: HostOptions = { factorPeriod: 1, inversePeriod: 10, burnIn: 0, emaDebias: true, readbackLag: 2 };
+
+/** Everything a trainer needs besides kernels and weights. */
+export interface Artifact {
+  readonly version: number;
+  readonly name: string;
+  /** Hash of plan and kernels: a checkpoint belongs to one. */
+  readonly hash: string;
+  readonly plan: Plan;
+  /** Largest first. */
+  readonly batches: readonly number[];
+  /** With the examples axis first and its size replaced by the batch at run time: `shape` leaves it out. */
+  readonly inputs: readonly (TensorInfo & { readonly examples: number | null })[];
+  readonly target: TensorInfo;
+  /** Number of classes if the target is a class number. */
+  readonly classes: number | null;
+  readonly outputs: readonly (TensorInfo & { readonly examples: number | null })[];
+  readonly params: readonly (TensorInfo & { readonly trainable: boolean })[];
+  readonly layers: readonly LayerInfo[];
+  readonly orphans: readonly OrphanInfo[];
+  readonly optimizer: "kfac" | "sgd" | "adam";
+  readonly loss: string;
+  readonly fisher: { readonly kind: string; readonly samples: number };
+  readonly host: HostOptions;
+  /** Start values of the run-time knobs that differ from their defaults. */
+  readonly run: Partial<RunScalars>;
+}

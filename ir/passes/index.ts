@@ -1,0 +1,23 @@
+/** The passes, in order. */
+import type { Pass } from "../pass.js";
+import { canonicalize } from "./canonicalize.js";
+import { cse } from "./cse.js";
+import { dce } from "./dce.js";
+import { fold } from "./fold.js";
+import { undetach } from "./undetach.js";
+
+/**
+ * Before registration and again after the gradients:
+ *
+ * 1. dce           what nobody needs is gone
+ * 2. cse           equal nodes are one, so that "used once" means it
+ * 3. fold          arithmetic on constants is done
+ * 4. canonicalize  one form for what means the same: a fixpoint of its own rules and of 1 to 3
+ */
+export const CANONICAL: readonly Pass[] = [dce, cse, fold, canonicalize];
+
+/** Once the gradients are made, `detach` goes first. */
+export const AFTER_GRADIENTS: readonly Pass[] = [undetach, ...CANONICAL];
+
+/** Every pass by name, for `print --after PASS`. */
+export const PASSES: Readonly<Record<string, Pass>> = { canonicalize, fold, cse, dce, undetach };

@@ -1,0 +1,78 @@
+/**
+ * Checkpoints: one safetensors file with everything that continues a run bit for bit.
+ *
+ *   param/<name>   opt/m/<name>   opt/v/<name>   kfac/<layer>/{A, G, Ainv, Ginv}   and the host's numbers as metadata
+ */
+import { RuntimeFault, type RunScalars } from "./artifact.js";
+import { decode, encode, type SafeTensor } from "./safetensors.js";
+import type { TrainerCore } from "./state.js";
+
+const FORMAT = "1";
+
+/** State buffers that a checkpoint holds: gradients and statistics in between are not among them. */
+function storedNames(trainer: TrainerCore): { readonly buffer: string; readonly key: string }[] {
+  const params = new Set(trainer.artifact.params.map((p) => p.name));
+  return trainer.artifact.plan.buffers.filter((b) => b.kind === "state").flatMap((b) => {
+    if (params.has(b.name)) return [{ buffer: b.name, key: `param/${b.name}` }];
+    return /^(opt|kfac)\//.test(b.name) && !b.name.endsWith("/scale") ? [{ buffer: b.name, key: b.name }] : [];
+  });
+}
+
+export async function saveCheckpoint(trainer: TrainerCore, run: RunScalars, extra: Readonly<Record<string, string>>): Promise<Uint8Array> {
+  const { state, artifact, program } = trainer;
+  const pending = await Promise.all(trainer.pending.map(async (p) => ({ step: p.step, refreshed: p.refreshed, ...(await p.values) })));
+  const names = storedNames(trainer);
+  const arrays = await program.read(names.map((n) => n.buffer));
+  const tensors: Record<string, SafeTensor> = {};
+  names.forEach((n, k) => {
+    tensors[n.key] = { dtype: "F32", shape: program.buffer(n.buffer).info.shape ?? [], data: arrays[k] as Float32Array };
+  });
+  return encode(tensors, {
+    ...extra, formatVersion: FORMAT, planHash: artifact.hash, model: artifact.name, optimizer: artifact.optimizer, loss: artifact.loss,
+    step: String(state.stepCount), seed: String(state.seed), run: JSON.stringify(run), host: JSON.stringify(trainer.host),
+    emaWeight: String(state.emaWeight), statSteps: String(state.statSteps), inverted: String(state.inverted), redo: String(state.redo),
+    scales: JSON.stringify(state.scales), pending: JSON.stringify(pending),
+  });
+}
+
+/**
+ * @returns the metadata, the caller's own entries among it
+ * @throws RuntimeFault "bad-checkpoint" with the list of differences if it belongs to another program
+ */
+export function restoreCheckpoint(trainer: TrainerCore, bytes: Uint8Array, weightsOnly: boolean): Readonly<Record<string, string>> {
+  const { tensors, metadata } = decode(bytes, "checkpoint");
+  const { artifact, program, state } = trainer;
+  if (metadata.formatVersion !== FORMAT) throw new RuntimeFault("bad-checkpoint", `format ${metadata.formatVersion ?? "unknown"}, this runtime reads ${FORMAT}`, "checkpoint", "it was not written by kfacc, or by another version");
+  const wanted = storedNames(trainer).filter((n) => !weightsOnly || n.key.startsWith("param/"));
+  const differences: string[] = [];
+  if (!weightsOnly) for (const [field, mine] of [["optimizer", artifact.optimizer], ["loss", artifact.loss], ["planHash", artifact.hash]] as const)
+    if (metadata[field] !== mine) differences.push(`${field}: checkpoint ${metadata[field] ?? "none"}, program ${mine}`);
+  for (const n of wanted) {
+    const t = tensors[n.key];
+    const shape = program.buffer(n.buffer).info.shape ?? [];
+    if (!t) differences.push(`${n.key} is missing`);
+    else if (t.dtype !== "F32" || t.shape.length !== shape.length || t.shape.some((d, k) => d !== shape[k])) differences.push(`${n.key}: checkpoint ${t.dtype}[${t.shape}], program F32[${shape}]`);
+  }
+  if (differences.length > 0)
+    throw new RuntimeFault("bad-checkpoint", `the checkpoint belongs to another program:\n  ${differences.slice(0, 8).join("\n  ")}`, "checkpoint", "compile with the same model and options, or take just the parameters with --weights-only");
+  for (const n of wanted) program.write(n.buffer, (tensors[n.key] as SafeTensor).data as Float32Array);
+  if (weightsOnly) return metadata;
+  const parse = <T>(name: string): T => {
+    try {
+      return JSON.parse(metadata[name] ?? "") as T;
+    } catch {
+      throw new RuntimeFault("bad-checkpoint", `metadata "${name}" is damaged`, "checkpoint");
+    }
+  };
+  state.stepCount = parse<number>("step");
+  state.seed = parse<number>("seed");
+  state.emaWeight = parse<number>("emaWeight");
+  state.statSteps = parse<number>("statSteps");
+  state.inverted = parse<boolean>("inverted");
+  state.redo = parse<boolean>("redo");
+  state.scales.splice(0, state.scales.length, ...parse<number[]>("scales"));
+  Object.assign(trainer.run, parse<Partial<RunScalars>>("run"));
+  trainer.pending = parse<{ step: number; refreshed: boolean; loss: number; clean: number[] }[]>("pending")
+    .map((p) => ({ step: p.step, refreshed: p.refreshed, values: Promise.resolve({ loss: p.loss, clean: p.clean }) }));
+  return metadata;
+}

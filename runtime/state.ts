@@ -1,0 +1,78 @@
+/** The numbers a trainer keeps on the host, and how they go into a checkpoint. */
+import { type Artifact, type HostOptions, type LayerInfo, RUN_KNOBS, type RunScalars, RuntimeFault } from "./artifact.js";
+import type { Program } from "./program.js";
+
+/** What a step left to be read: its loss, and which inverses of a refresh are clean. */
+export interface Pending {
+  readonly step: number;
+  readonly refreshed: boolean;
+  readonly values: Promise<{ readonly loss: number; readonly clean: readonly number[] }>;
+}
+
+/** What checkpoints and the Fisher API need of a trainer. */
+export interface TrainerCore {
+  readonly artifact: Artifact;
+  readonly program: Program;
+  readonly layers: readonly LayerInfo[];
+  readonly run: RunScalars;
+  readonly host: HostOptions;
+  readonly state: HostState;
+  pending: Pending[];
+  /** Runs in order with the steps. */
+  task<T>(work: () => Promise<T>): Promise<T>;
+}
+
+export interface HostState {
+  stepCount: number;
+  seed: number;
+  /** Debias weight of the running factors and how many statistics went into them. */
+  emaWeight: number;
+  statSteps: number;
+  /** Per layer: factor by which a failed inverse raised the damping. */
+  readonly scales: number[];
+  /** Every layer has had a clean inverse. */
+  inverted: boolean;
+  /** Inverses are to be made at the next step whatever the period says. */
+  redo: boolean;
+}
+
+export const newHostState = (artifact: Artifact, seed: number): HostState => ({
+  stepCount: 0, seed, emaWeight: 0, statSteps: 0, scales: artifact.layers.map(() => 1), inverted: false, redo: false,
+});
+
+/** A checked copy of the knobs; assignment outside the range throws. */
+export function checkedKnobs(given: Partial<RunScalars>): RunScalars {
+  const values = new Map<string, number>(RUN_KNOBS.map((k) => [k.name, k.default]));
+  const target = {} as RunScalars;
+  for (const knob of RUN_KNOBS)
+    Object.defineProperty(target, knob.name, {
+      enumerable: true,
+      get: () => values.get(knob.name),
+      set: (value: number) => {
+        const [low, high] = knob.range;
+        if (typeof value !== "number" || !(value >= low && value <= high))
+          throw new RuntimeFault("bad-option", `${knob.name} must be between ${low} and ${high} (${knob.unit}), got ${value}`, `run.${knob.name}`, knob.doc);
+        values.set(knob.name, value);
+      },
+    });
+  for (const [name, value] of Object.entries(given)) {
+    if (!values.has(name)) throw new RuntimeFault("bad-option", `there is no run-time knob "${name}"`, "run", `one of ${[...values.keys()].join(", ")}`);
+    (target as Record<string, number>)[name] = value as number;
+  }
+  return target;
+}
+
+/**
+ * Weight of new statistics in the running average.
+ *
+ * Debiased: w ← d·w + 1, F ← F + (x − F)/w with d = 1 during burn-in. Otherwise the first statistics are the start value and
+ * later ones blend in with 1 − d.
+ */
+export function nextBlend(state: HostState, decay: number, burnIn: number, debias: boolean): number {
+  const first = state.statSteps === 0;
+  state.statSteps++;
+  if (!debias) return first ? 1 : 1 - decay;
+  const d = state.stepCount < burnIn ? 1 : decay;
+  state.emaWeight = d * state.emaWeight + 1;
+  return 1 / state.emaWeight;
+}

@@ -1,0 +1,87 @@
+/** Batches as users pass them: checked against the model, padded to a compiled batch size. */
+import { type Artifact, RuntimeFault, type TensorInfo } from "./artifact.js";
+
+export type Tensor = { readonly shape: readonly number[]; readonly data: Float32Array | Int32Array };
+/** Inputs by name, `target`, and optionally a weight per example and fixed targets for the Monte-Carlo Fisher. */
+export interface Batch {
+  readonly [name: string]: Tensor | Float32Array | undefined;
+}
+
+export interface Prepared {
+  /** True examples. */
+  readonly count: number;
+  /** The compiled batch size that takes them. */
+  readonly batch: number;
+  /** Σ of the weights given for them; count without weights. */
+  readonly weightSum: number;
+  /** Absent: every example counts once and none is padding. */
+  readonly weight: Float32Array | undefined;
+  readonly arrays: ReadonlyMap<string, Float32Array | Int32Array>;
+  readonly mcTargets: Float32Array | Int32Array | undefined;
+}
+
+const product = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1);
+
+const fault = (message: string, where: string, hint?: string): RuntimeFault => new RuntimeFault("bad-data", message, where, hint);
+
+const isTensor = (x: unknown): x is Tensor => typeof x === "object" && x !== null && "data" in x && "shape" in x;
+
+/** Copies, checks and pads one batch. @throws RuntimeFault "bad-data". */
+export function prepareBatch(artifact: Artifact, batch: Batch, need: { readonly target: boolean }, forceMask = false): Prepared {
+  const carrying = artifact.inputs.filter((i) => i.examples !== null);
+  const first = carrying[0];
+  if (!first) throw fault("the model has no input with examples", "batch");
+  const given = batch[first.name];
+  if (!isTensor(given)) throw fault(`input "${first.name}" is missing`, "batch", `pass {${carrying.map((i) => i.name).join(", ")}${need.target ? ", target" : ""}} as {shape, data}`);
+  const count = given.shape[first.examples as number] ?? 0;
+  if (count === 0) throw fault("the batch is empty", `input "${first.name}"`, "pass at least one example");
+  const size = pickBatch(artifact.batches, count);
+  const arrays = new Map<string, Float32Array | Int32Array>();
+  for (const info of artifact.inputs) arrays.set(info.name, fit(info, batch[info.name], count, size, info.examples));
+  if (need.target) arrays.set("target", checkLabels(artifact, fit(artifact.target, batch.target, count, size, 0), count));
+  const weights = batch.weight;
+  if (weights !== undefined && (!(weights instanceof Float32Array) || weights.length !== count)) throw fault(`weight must be a Float32Array of ${count} numbers`, "weight");
+  if (weights?.some((w) => !(w >= 0 && Number.isFinite(w)))) throw fault("weights must be finite and not negative", "weight");
+  let weight: Float32Array | undefined;
+  if (weights || count !== size || forceMask) {
+    weight = new Float32Array(size);
+    weight.set(weights ?? new Float32Array(count).fill(1));
+  }
+  const weightSum = weights ? weights.reduce((a, b) => a + b, 0) : count;
+  if (!(weightSum > 0)) throw fault("all weights of the batch are 0", "weight");
+  const mc = batch.mcTargets;
+  return { count, batch: size, weightSum, weight, arrays, mcTargets: mc === undefined ? undefined : fit({ ...artifact.target, name: "mcTargets" }, mc, count, size, 0) };
+}
+
+/** The smallest compiled batch that holds `count` examples. */
+function pickBatch(batches: readonly number[], count: number): number {
+  const found = [...batches].sort((a, b) => a - b).find((b) => b >= count);
+  if (found === undefined) throw fault(`a batch of ${count} examples is larger than the compiled ${Math.max(...batches)}`, "batch", `compile with --batch ${count}, or pass smaller batches`);
+  return found;
+}
+
+function fit(info: TensorInfo, given: Tensor | Float32Array | undefined, count: number, size: number, examples: number | null): Float32Array | Int32Array {
+  const where = `tensor "${info.name}"`;
+  if (!isTensor(given)) throw fault(`"${info.name}" is missing from the batch`, where);
+  const wanted = examples === null ? [...info.shape] : [...info.shape.slice(0, examples), count, ...info.shape.slice(examples)];
+  if (given.shape.length !== wanted.length || given.shape.some((n, k) => n !== wanted[k])) throw fault(`"${info.name}" has shape [${given.shape.join(", ")}], the model takes [${wanted.join(", ")}]`, where);
+  if (given.data.length !== product(wanted)) throw fault(`"${info.name}" has ${given.data.length} numbers for shape [${wanted.join(", ")}]`, where);
+  const make = info.dtype === "i32" ? Int32Array : Float32Array;
+  if (examples === null || count === size) return make.from(given.data);
+  const outer = product(info.shape.slice(0, examples));
+  const inner = product(info.shape.slice(examples));
+  const out = new make(outer * size * inner);
+  for (let k = 0; k < outer; k++) out.set(given.data.subarray(k * count * inner, (k + 1) * count * inner), k * size * inner);
+  return out;
+}
+
+function checkLabels(artifact: Artifact, target: Float32Array | Int32Array, count: number): Float32Array | Int32Array {
+  const { classes } = artifact;
+  if (classes === null) return target;
+  const perExample = product(artifact.target.shape);
+  for (let k = 0; k < count * perExample; k++) {
+    const label = target[k] as number;
+    if (!(label >= 0 && label < classes)) throw fault(`label ${label} is outside 0 … ${classes - 1}`, `target of example ${Math.floor(k / perExample)} of the batch`, "check the labels, or the number of the model's outputs");
+  }
+  return target;
+}

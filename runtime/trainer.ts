@@ -1,0 +1,419 @@
+/**
+ * Training, evaluation and prediction over a compiled artifact.
+ *
+ * Calls enqueue work and return at once; one chain of tasks runs them in order. What a step reports (loss, pivot flags) is
+ * reacted to a fixed number of steps later, awaiting it if need be, so that a run is bit-reproducible and the GPU never stalls.
+ */
+import { type Artifact, ARTIFACT_VERSION, HOST_DEFAULTS, type HostOptions, type LayerInfo, type RunScalars, RuntimeFault } from "./artifact.js";
+import { restoreCheckpoint, saveCheckpoint } from "./checkpoint.js";
+import { Fisher } from "./fisher.js";
+import { type HostArray, Program } from "./program.js";
+import { Readback } from "./readback.js";
+import { checkedKnobs, type HostState, newHostState, nextBlend, type Pending, type TrainerCore } from "./state.js";
+import { type Batch, type Prepared, prepareBatch, type Tensor } from "./tensors.js";
+
+export interface StepResult {
+  readonly step: number;
+  /** Mean loss of the batch before the update. Rejects if the run has stopped. */
+  readonly loss: Promise<number>;
+}
+
+export interface Metrics {
+  readonly loss: number;
+  readonly accuracy?: number;
+  readonly count: number;
+}
+
+/** Something the trainer did on its own; printed by the command line. */
+export interface TrainerEvent {
+  readonly kind: "damping-raised";
+  readonly layer: string;
+  readonly factor: number;
+  readonly step: number;
+}
+
+export interface TrainerOptions {
+  readonly seed?: number;
+  readonly run?: Partial<RunScalars>;
+  readonly host?: Partial<HostOptions>;
+  readonly onEvent?: (event: TrainerEvent) => void;
+  /** Name of the adapter, kept in checkpoints. */
+  readonly adapter?: string;
+}
+
+const RAISE = 10;
+/** After this many raises (λ × 1e12) a layer's statistics are beyond repair. */
+const MAX_RAISES = 12;
+
+export class Trainer implements TrainerCore {
+  readonly layers: readonly LayerInfo[];
+  readonly batches: readonly number[];
+  readonly run: RunScalars;
+  readonly fisher: Fisher;
+  readonly host: HostOptions;
+  /** @internal */ readonly state: HostState;
+  /** @internal */ pending: Pending[] = [];
+  readonly #options: TrainerOptions;
+  readonly #readback: Readback;
+  #tail: Promise<unknown> = Promise.resolve();
+  #fault: Error | undefined;
+  #nextStep = 0;
+  /** Since the last update: examples, and losses of the batches. */
+  #open: { count: number; stats: boolean; losses: Promise<number>[]; blend: number } | undefined;
+  #disposed = false;
+
+  private constructor(readonly artifact: Artifact, readonly program: Program, options: TrainerOptions) {
+    this.layers = artifact.layers;
+    this.batches = artifact.batches;
+    this.run = checkedKnobs({ ...artifact.run, ...options.run });
+    this.host = { ...HOST_DEFAULTS, ...artifact.host, ...options.host };
+    this.state = newHostState(artifact, options.seed ?? 0);
+    this.#options = options;
+    this.#readback = new Readback(program);
+    this.fisher = new Fisher(this);
+  }
+
+  /**
+   * @param sources WGSL of the plan's kernels; `weights` by parameter name.
+   * @throws RuntimeFault
+   */
+  static async create(device: GPUDevice, artifact: Artifact, sources: readonly string[], weights: Readonly<Record<string, Tensor>>, options: TrainerOptions = {}): Promise<Trainer> {
+    if (artifact.version !== ARTIFACT_VERSION)
+      throw new RuntimeFault("bad-option", `the artifact has version ${artifact.version}, this runtime reads ${ARTIFACT_VERSION}`, artifact.name, "compile the model again");
+    const program = await Program.create(device, artifact.plan, sources);
+    const trainer = new Trainer(artifact, program, options);
+    void device.lost.then((info) => {
+      if (!trainer.#disposed) trainer.#fault ??= new RuntimeFault("device-lost", `the GPU device was lost: ${info.message || info.reason}`, undefined, "restart from the last checkpoint");
+    });
+    for (const p of artifact.params) if (!weights[p.name]) throw new RuntimeFault("bad-data", `no weights for parameter "${p.name}"`, artifact.name, "the weights file does not belong to this model");
+    trainer.#writeWeights(weights);
+    trainer.#writeScales();
+    return trainer;
+  }
+
+  get stepCount(): number {
+    return this.#nextStep;
+  }
+
+  set stepCount(step: number) {
+    this.#nextStep = step;
+    void this.#task(async () => { this.state.stepCount = step; });
+  }
+
+  /** One update from one batch. Enqueues; never waits for the GPU. */
+  step(batch: Batch): StepResult {
+    if (this.#open) throw new RuntimeFault("bad-option", "step() between gradients() and update()", undefined, "finish the accumulation with update()");
+    const prepared = prepareBatch(this.artifact, batch, { target: true });
+    const run = { ...this.run };
+    const step = this.#nextStep++;
+    const loss = this.#task(async () => {
+      await this.#settle(this.host.readbackLag);
+      const { stats, refresh } = this.#duties();
+      const fields = { ...this.#fields(run), count: prepared.weightSum, keep: 0, emaBlend: stats ? nextBlend(this.state, run.emaDecay, this.host.burnIn, this.host.emaDebias) : 0 };
+      const tail = `${prepared.weight ? ".masked" : ""}@${prepared.batch}`;
+      this.#upload(prepared);
+      this.program.writeRun(fields);
+      const front = this.artifact.optimizer === "kfac" ? `front${stats ? ".stats" : ""}${tail}` : `step${tail}`;
+      const lossName = `lossSum@${prepared.batch}`;
+      return this.#finishStep(front, refresh, fields, (values) => (values.get(lossName) as Float32Array)[0] as number / prepared.weightSum, [lossName]);
+    });
+    return { step, loss: this.#unwrap(loss) };
+  }
+
+  /** Adds one batch's gradients (and statistics, on a statistics step) to what earlier calls left. */
+  gradients(batch: Batch): void {
+    const prepared = prepareBatch(this.artifact, batch, { target: true });
+    const run = { ...this.run };
+    const first = this.#open === undefined;
+    this.#open ??= { count: 0, stats: this.#stepDuties(this.#nextStep).stats, losses: [], blend: 0 };
+    const open = this.#open;
+    open.count += prepared.weightSum;
+    const sum = this.#task(async () => {
+      const tail = `${prepared.weight ? ".masked" : ""}@${prepared.batch}`;
+      this.#upload(prepared);
+      this.program.writeRun({ ...this.#fields(run), count: prepared.weightSum, keep: first ? 0 : 1 });
+      this.program.submit([`gradients${open.stats ? ".stats" : ""}${tail}`]);
+      const name = `lossSum@${prepared.batch}`;
+      const [values] = await this.program.read([name]);
+      return (values as Float32Array)[0] as number;
+    });
+    sum.catch(() => {});
+    open.losses.push(sum);
+  }
+
+  /** One update from the gradients accumulated so far. */
+  update(): StepResult {
+    const open = this.#open;
+    if (!open) throw new RuntimeFault("bad-option", "update() without gradients()", undefined, "call gradients(batch) first");
+    this.#open = undefined;
+    const run = { ...this.run };
+    const step = this.#nextStep++;
+    const loss = this.#task(async () => {
+      await this.#settle(this.host.readbackLag);
+      const { refresh } = this.#duties();
+      const sums = await Promise.all(open.losses);
+      const mean = sums.reduce((a, b) => a + b, 0) / open.count;
+      const blend = open.stats ? nextBlend(this.state, run.emaDecay, this.host.burnIn, this.host.emaDebias) : 0;
+      const fields = { ...this.#fields(run), count: open.count, keep: 0, emaBlend: blend };
+      this.program.writeRun(fields);
+      return this.#finishStep(open.stats ? "absorb" : undefined, refresh, fields, () => mean, []);
+    });
+    return { step, loss: this.#unwrap(loss) };
+  }
+
+  /** Submits front, inverses and update in one go; the first inverses are awaited, later ones only reported. */
+  async #finishStep(front: string | undefined, refresh: boolean, fields: Readonly<Record<string, number>>, lossOf: (values: ReadonlyMap<string, HostArray>) => number, read: readonly string[]) {
+    const kfac = this.artifact.optimizer === "kfac" && this.layers.length > 0;
+    const tail = kfac || !front?.startsWith("step") ? ["back"] : [];
+    const fronts = front ? [front] : [];
+    const step = this.state.stepCount;
+    if (kfac && !this.state.inverted) {
+      this.program.submit(fronts);
+      await this.#firstInverses(fields);
+      refresh = false;
+      const values = this.#readback.submit(tail, read);
+      this.#push(step, false, values, lossOf);
+    } else {
+      if (refresh) this.state.redo = false;
+      const values = this.#readback.submit([...fronts, ...(refresh && kfac ? ["refresh"] : []), ...tail], [...read, ...(refresh && kfac ? ["clean"] : [])]);
+      this.#push(step, refresh && kfac, values, lossOf);
+    }
+    this.state.stepCount++;
+    // wrapped, so that the chain of tasks does not wait for the readback
+    return { loss: (this.pending[this.pending.length - 1] as Pending).values.then((v) => v.loss) };
+  }
+
+  #push(step: number, refreshed: boolean, values: Promise<ReadonlyMap<string, HostArray>>, lossOf: (values: ReadonlyMap<string, HostArray>) => number): void {
+    const ready = values.then((map) => ({ loss: lossOf(map), clean: refreshed ? [...(map.get("clean") as HostArray)] : [] }));
+    ready.catch(() => {});
+    this.pending.push({ step, refreshed, values: ready });
+  }
+
+  /** Waits until every layer has one clean inverse, raising λ where a pivot fails. */
+  async #firstInverses(fields: Readonly<Record<string, number>>): Promise<void> {
+    for (let tries = 0; tries <= MAX_RAISES; tries++) {
+      this.program.writeRun(fields);
+      this.program.submit(["refresh"]);
+      const [clean] = await this.program.read(["clean"]);
+      if (this.#raise([...(clean as HostArray)], this.state.stepCount)) continue;
+      this.state.inverted = true;
+      return;
+    }
+    throw new RuntimeFault("diverged", `the factors of a layer cannot be inverted even with damping × 10^${MAX_RAISES}`, `step ${this.state.stepCount}`, "the statistics are not finite: lower the learning rate or check the data");
+  }
+
+  /** Raises the damping of layers whose inverse failed; true if any did. */
+  #raise(clean: readonly number[], step: number): boolean {
+    let any = false;
+    clean.forEach((ok, k) => {
+      if (ok === 1) return;
+      any = true;
+      const factor = (this.state.scales[k] as number) * RAISE;
+      if (factor > RAISE ** MAX_RAISES) throw new RuntimeFault("diverged", `layer "${this.layers[k]?.name}" cannot be inverted even with damping × ${factor}`, `step ${step}`, "its statistics are not finite: lower the learning rate or check the data");
+      this.state.scales[k] = factor;
+      this.#options.onEvent?.({ kind: "damping-raised", layer: this.layers[k]?.name ?? "?", factor, step });
+    });
+    if (any) this.#writeScales();
+    return any;
+  }
+
+  /** Reacts to everything older than `lag` steps. */
+  async #settle(lag: number): Promise<void> {
+    while (this.pending.length > lag) {
+      const next = this.pending.shift() as Pending;
+      const { loss, clean } = await next.values;
+      if (!Number.isFinite(loss))
+        throw new RuntimeFault("diverged", `the loss is ${loss} at step ${next.step}`, `step ${next.step}`, "lower --lr, raise --damping, or check the data");
+      if (next.refreshed && this.#raise(clean, next.step)) this.state.redo = true;
+    }
+  }
+
+  #duties(): { stats: boolean; refresh: boolean } {
+    return this.#stepDuties(this.state.stepCount);
+  }
+
+  #stepDuties(step: number): { stats: boolean; refresh: boolean } {
+    if (this.artifact.optimizer !== "kfac" || this.layers.length === 0) return { stats: false, refresh: false };
+    const { factorPeriod, inversePeriod, burnIn } = this.host;
+    const stats = step % factorPeriod === 0 || step < burnIn || this.state.statSteps === 0;
+    return { stats, refresh: step % inversePeriod === 0 || this.state.redo };
+  }
+
+  #fields(run: RunScalars): Record<string, number> {
+    const t = this.state.stepCount + 1;
+    return { ...run, correction1: 1 - run.beta1 ** t, correction2: 1 - run.beta2 ** t, seed: this.state.seed, step: this.state.stepCount };
+  }
+
+  #upload(p: Prepared): void {
+    const at = `@${p.batch}`;
+    for (const [name, data] of p.arrays) if (this.program.hasBuffer(name + at)) this.program.write(name + at, data);
+    if (p.weight) this.program.write(`weight${at}`, p.weight);
+    if (this.program.hasBuffer(`mcGiven${at}`)) {
+      this.program.write(`mcGiven${at}`, Int32Array.of(p.mcTargets ? 1 : 0));
+      if (p.mcTargets) this.program.write(`mcTargets${at}`, p.mcTargets);
+    }
+  }
+
+  /** Mean loss (and accuracy) over all examples of the batches, exact for any count. */
+  evaluate(data: Iterable<Batch>): Promise<Metrics> {
+    return this.#task(async () => {
+      let [loss, right, total, count] = [0, 0, 0, 0];
+      const add = (p: Prepared, values: ReadonlyMap<string, HostArray>) => {
+        loss += values.get(`lossSum@${p.batch}`)?.[0] ?? 0;
+        right += values.get(`correctSum@${p.batch}`)?.[0] ?? 0;
+        total += p.weightSum;
+        count += p.count;
+      };
+      const inFlight: [Prepared, Promise<ReadonlyMap<string, HostArray>>][] = [];
+      const names = (p: Prepared) => [`lossSum@${p.batch}`, ...(this.artifact.classes === null ? [] : [`correctSum@${p.batch}`])];
+      for (const batch of data) {
+        const p = prepareBatch(this.artifact, batch, { target: true }, true);
+        this.#upload(p);
+        inFlight.push([p, this.#readback.submit([`evaluate@${p.batch}`], names(p))]);
+        if (inFlight.length < 4) continue;
+        const [done, values] = inFlight.shift() as [Prepared, Promise<ReadonlyMap<string, HostArray>>];
+        add(done, await values);
+      }
+      for (const [p, values] of inFlight) add(p, await values);
+      if (count === 0) throw new RuntimeFault("bad-data", "nothing to evaluate: the data set is empty", "evaluate");
+      return { loss: loss / total, ...(this.artifact.classes === null ? {} : { accuracy: right / total }), count };
+    });
+  }
+
+  /** The model's own outputs for any number of examples. */
+  predict(inputs: Readonly<Record<string, Tensor>>): Promise<Record<string, Tensor>> {
+    return this.#task(async () => {
+      const lead = this.artifact.inputs.find((i) => i.examples !== null);
+      const total = lead ? (inputs[lead.name]?.shape[lead.examples as number] ?? 0) : 0;
+      if (total === 0) throw new RuntimeFault("bad-data", `input "${lead?.name}" is missing or empty`, "predict");
+      const largest = Math.max(...this.batches);
+      const parts: Record<string, Float32Array[]> = {};
+      for (let start = 0; start < total; start += largest) {
+        const count = Math.min(largest, total - start);
+        const p = prepareBatch(this.artifact, this.#cut(inputs, start, count), { target: false }, true);
+        for (const [name, data] of p.arrays) if (this.program.hasBuffer(`${name}@${p.batch}`)) this.program.write(`${name}@${p.batch}`, data);
+        this.program.submit([`predict@${p.batch}`]);
+        const arrays = await this.program.read(this.artifact.outputs.map((o) => `out/${o.name}@${p.batch}`));
+        this.artifact.outputs.forEach((o, k) => {
+          const per = o.shape.reduce((n, d) => n * d, 1);
+          const whole = arrays[k] as Float32Array;
+          const list = parts[o.name] ?? [];
+          list.push(o.examples === null ? whole.slice() : whole.slice(0, count * per));
+          parts[o.name] = list;
+        });
+      }
+      return Object.fromEntries(this.artifact.outputs.map((o) => {
+        const list = parts[o.name] as Float32Array[];
+        if (o.examples === null) return [o.name, { shape: o.shape, data: list[0] as Float32Array }];
+        const data = new Float32Array(list.reduce((n, a) => n + a.length, 0));
+        let at = 0;
+        for (const a of list) data.set(a, (at += a.length) - a.length);
+        return [o.name, { shape: [total, ...o.shape], data }];
+      }));
+    });
+  }
+
+  #cut(inputs: Readonly<Record<string, Tensor>>, start: number, count: number): Batch {
+    return Object.fromEntries(this.artifact.inputs.map((info) => {
+      const t = inputs[info.name];
+      if (!t) throw new RuntimeFault("bad-data", `input "${info.name}" is missing`, "predict");
+      if (info.examples === null) return [info.name, t];
+      const outer = t.shape.slice(0, info.examples).reduce((n, d) => n * d, 1);
+      const inner = t.shape.slice(info.examples + 1).reduce((n, d) => n * d, 1);
+      const all = t.shape[info.examples] as number;
+      const data = new (info.dtype === "i32" ? Int32Array : Float32Array)(outer * count * inner);
+      for (let k = 0; k < outer; k++) data.set(t.data.subarray((k * all + start) * inner, (k * all + start + count) * inner), k * count * inner);
+      return [info.name, { shape: t.shape.map((n, k) => (k === info.examples ? count : n)), data }];
+    }));
+  }
+
+  /** Parameters by name. */
+  weights(): Promise<Record<string, Tensor>> {
+    return this.#task(async () => {
+      const arrays = await this.program.read(this.artifact.params.map((p) => p.name));
+      return Object.fromEntries(this.artifact.params.map((p, k) => [p.name, { shape: p.shape, data: arrays[k] as Float32Array }]));
+    });
+  }
+
+  setWeights(weights: Readonly<Record<string, Tensor>>): void {
+    for (const [name, t] of Object.entries(weights)) {
+      const info = this.artifact.params.find((p) => p.name === name);
+      if (!info) throw new RuntimeFault("bad-data", `the model has no parameter "${name}"`, "setWeights");
+      const elements = info.shape.reduce((n, d) => n * d, 1);
+      if (t.data.length !== elements) throw new RuntimeFault("bad-data", `parameter "${name}" is [${info.shape.join(", ")}], got ${t.data.length} numbers`, "setWeights");
+    }
+    const copies = Object.fromEntries(Object.entries(weights).map(([name, t]) => [name, { shape: t.shape, data: Float32Array.from(t.data) }]));
+    void this.#task(async () => this.#writeWeights(copies));
+  }
+
+  #writeWeights(weights: Readonly<Record<string, Tensor>>): void {
+    // a parameter that no entry reads has no buffer
+    for (const [name, t] of Object.entries(weights)) if (this.program.hasBuffer(name)) this.program.write(name, t.data instanceof Float32Array ? t.data : Float32Array.from(t.data));
+  }
+
+  #writeScales(): void {
+    if (this.artifact.optimizer !== "kfac") return;
+    this.layers.forEach((l, k) => this.program.write(`kfac/${l.name}/scale`, Float32Array.of(this.state.scales[k] as number)));
+  }
+
+  /** A checkpoint: parameters, optimiser and factor state, knobs, pending reactions. `extra` is the caller's (epoch, position …). */
+  save(extra: Readonly<Record<string, string>> = {}): Promise<Uint8Array> {
+    const run = { ...this.run };
+    return this.#task(() => saveCheckpoint(this, run, { ...extra, ...(this.#options.adapter ? { adapter: this.#options.adapter } : {}) }));
+  }
+
+  /** Continues exactly where `save` was called; returns the caller's own metadata. @throws RuntimeFault "bad-checkpoint". */
+  restore(bytes: Uint8Array, options: { readonly weightsOnly?: boolean } = {}): Promise<Readonly<Record<string, string>>> {
+    return this.#task(async () => {
+      const extra = restoreCheckpoint(this, bytes, options.weightsOnly ?? false);
+      this.#writeScales();
+      this.#nextStep = this.state.stepCount;
+      return extra;
+    });
+  }
+
+  /** Waits for all work and for every pending reaction; rejects with whatever stopped the run. */
+  finish(): Promise<void> {
+    return this.#task(() => this.#settle(0));
+  }
+
+  /** @internal Runs in order with the steps. */
+  task<T>(work: () => Promise<T>): Promise<T> {
+    return this.#task(work);
+  }
+
+  async dispose(): Promise<void> {
+    await this.#tail.catch(() => {});
+    this.#disposed = true;
+    await this.program.dispose();
+  }
+
+  #task<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#tail.then(async () => {
+      if (this.#fault) throw this.#fault;
+      try {
+        return await work();
+      } catch (e) {
+        throw this.#fault ?? (await this.#lostOr(e));
+      }
+    });
+    this.#tail = done.catch((e: unknown) => {
+      if (e instanceof RuntimeFault && (e.code === "diverged" || e.code === "device-lost")) this.#fault ??= e;
+    });
+    return done;
+  }
+
+  /** A rejected readback usually means the device went away just now: say that instead. */
+  async #lostOr(e: unknown): Promise<unknown> {
+    if (e instanceof RuntimeFault) return e;
+    const lost = await Promise.race([this.program.device.lost, new Promise<undefined>((resolve) => { setTimeout(() => resolve(undefined), 50); })]);
+    return lost ? new RuntimeFault("device-lost", `the GPU device was lost: ${lost.message || lost.reason}`, undefined, "restart from the last checkpoint") : e;
+  }
+
+  #unwrap(p: Promise<{ readonly loss: Promise<number> }>): Promise<number> {
+    const flat = p.then((x) => x.loss);
+    // whoever wants to know awaits it; a loss that nobody reads must not end the process
+    flat.catch(() => {});
+    return flat;
+  }
+}

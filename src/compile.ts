@@ -1,0 +1,219 @@
+/**
+ * The whole pipeline on one page:
+ *
+ *   forward graph → canonical → registered → entries (graphs over state) → canonical again → kernels, slots → artifact
+ */
+import { createHash } from "node:crypto";
+import { planProgram, type EntryGraph, type Planned } from "../codegen/plan.js";
+import { PORTABLE } from "../codegen/limits.js";
+import type { Limits } from "../codegen/kernel.js";
+import { CompileError } from "../ir/error.js";
+import type { Graph, GraphResult, Value } from "../ir/graph.js";
+import { runPasses, type Pass } from "../ir/pass.js";
+import { AFTER_GRADIENTS, CANONICAL } from "../ir/passes/index.js";
+import { size } from "../ir/type.js";
+import { type Artifact, ARTIFACT_VERSION, type HostOptions, HOST_DEFAULTS, type LayerInfo, type OrphanInfo, type RunScalars, type TensorInfo } from "../runtime/artifact.js";
+import { columnCount, type FisherOptions } from "./kfac/fisher.js";
+import { type Layer, type LayerKindName, register, type Registration, requireNoOrphans } from "./kfac/layer.js";
+import { type Loss, type LossKind, targetType } from "./train/loss.js";
+import { absorbGraph, backGraph, evaluateGraph, frontGraph, type OptimizerKind, predictGraph, refreshGraph, type StepModel, stepGraph } from "./train/step.js";
+import type { WeightDecayMode } from "./train/update.js";
+
+/** What a front end (ONNX, DSL, .kir) hands over. The graph has one shape; `forward(batch)` makes it for another batch size. */
+export interface ForwardModel {
+  readonly name: string;
+  readonly graph: Graph;
+  readonly outputs: readonly ModelOutput[];
+  readonly weights: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Float32Array }>;
+}
+
+export interface ModelOutput {
+  readonly name: string;
+  readonly value: Value;
+  /** The output is this function of `logits`. */
+  readonly head?: { readonly kind: "softmax" | "log-softmax" | "sigmoid"; readonly axis: number; readonly logits: Value };
+}
+
+export interface CompileOptions {
+  readonly loss?: LossKind;
+  readonly optimizer: OptimizerKind;
+  readonly batches: readonly number[];
+  readonly fisher: FisherOptions;
+  readonly weightDecayMode: WeightDecayMode;
+  readonly register?: readonly LayerKindName[];
+  readonly layerOverride?: Readonly<Record<string, "dense" | "skip">>;
+  readonly maxFactor?: number;
+  readonly strict?: boolean;
+  readonly host?: Partial<HostOptions>;
+  readonly run?: Partial<RunScalars>;
+  readonly limits?: Limits;
+  readonly verify?: boolean;
+  /** Called after each pass with the stage's name (`forward`, or an entry's) and the graph. */
+  readonly onPass?: (stage: string, pass: Pass, graph: Graph) => void;
+}
+
+export const COMPILE_DEFAULTS = {
+  optimizer: "kfac", batches: [64], fisher: { kind: "mc", samples: 1 }, weightDecayMode: "l2",
+} as const satisfies CompileOptions;
+
+export interface Compiled {
+  readonly artifact: Artifact;
+  readonly sources: readonly string[];
+  readonly weights: ForwardModel["weights"];
+  readonly planned: Planned;
+  /** Entry graphs as they were lowered, by entry name. */
+  readonly graphs: ReadonlyMap<string, Graph>;
+  readonly model: StepModel;
+  readonly notes: readonly string[];
+}
+
+const LOGITS = "·logits";
+
+/**
+ * @param forward makes the forward graph for a batch size; parameters must not depend on it.
+ * @throws CompileError for anything the user can mend.
+ */
+export function compile(forward: (batch: number) => ForwardModel, options: CompileOptions): Compiled {
+  const batches = [...new Set(options.batches)].sort((a, b) => b - a);
+  const notes: string[] = [];
+  const entries: EntryGraph[] = [];
+  const graphs = new Map<string, Graph>();
+  let first: { model: StepModel; source: ForwardModel } | undefined;
+  for (const batch of batches) {
+    const source = forward(batch);
+    const model = prepare(source, options, notes);
+    if (options.strict) requireNoOrphans(model.registration.orphans);
+    first ??= { model, source };
+    for (const [name, graph] of entryGraphs(model, source, batch === batches[0])) {
+      const full = name.startsWith("=") ? name.slice(1) : `${name}@${batch}`;
+      const done = runPasses(graph, AFTER_GRADIENTS, passOptions(options, full));
+      graphs.set(full, done);
+      entries.push({ name: full, graph: done, suffix: name.startsWith("=") ? "" : `@${batch}` });
+    }
+  }
+  if (!first) throw new CompileError("bad-option", "no batch size given", "--batch", "e.g. --batch 64");
+  const planned = planProgram(entries, stateNames(first.model, graphs), options.limits ?? PORTABLE);
+  const artifact = makeArtifact(first.model, first.source, options, batches, planned);
+  return { artifact, sources: planned.sources, weights: first.source.weights, planned, graphs, model: first.model, notes };
+}
+
+const passOptions = (options: CompileOptions, stage: string) => ({
+  ...(options.verify ? { verify: true } : {}),
+  ...(options.onPass ? { after: (pass: Pass, graph: Graph) => options.onPass?.(stage, pass, graph) } : {}),
+});
+
+/** Canonical forward graph, loss and layers. */
+export function prepare(source: ForwardModel, options: CompileOptions, notes: string[] = []): StepModel {
+  const head = pickLoss(source, options.loss, notes);
+  const results: GraphResult[] = [...source.outputs.map((o) => ({ name: o.name, value: o.value })), { name: LOGITS, value: head.z }];
+  const graph = runPasses({ ...source.graph, results }, CANONICAL, passOptions(options, "forward"));
+  const z = graph.results.find((r) => r.name === LOGITS)?.value as Value;
+  const registration = register(graph, {
+    ...(options.register ? { kinds: options.register } : {}),
+    ...(options.layerOverride ? { override: options.layerOverride } : {}),
+    ...(options.maxFactor === undefined ? {} : { maxFactor: options.maxFactor }),
+  });
+  if (!graph.params.some((p) => p.trainable)) throw new CompileError("bad-model", "the model has no trainable parameter", source.name, "check that its weights are initializers or Constant tensors");
+  return { graph, loss: { ...head, z }, registration, optimizer: options.optimizer, fisher: options.fisher, weightDecayMode: options.weightDecayMode };
+}
+
+/** The loss given by the user, or the one the model's head implies; differentiated from the logits either way. */
+export function pickLoss(source: ForwardModel, given: LossKind | undefined, notes: string[]): Loss {
+  const output = source.outputs[0];
+  if (!output) throw new CompileError("bad-model", "the model has no output", source.name);
+  if (source.outputs.length > 1) notes.push(`the loss is taken on the first of ${source.outputs.length} outputs, "${output.name}"`);
+  const implied = output.head && ({ softmax: "softmax-ce", "log-softmax": "softmax-ce", sigmoid: "bernoulli-ce" } as const)[output.head.kind];
+  const kind = given ?? implied;
+  if (!kind) {
+    throw new CompileError("loss-unknown", `the loss cannot be told from output "${output.name}": it ends in neither Softmax, LogSoftmax nor Sigmoid`,
+      source.name, "give --loss softmax-ce | half-sse | bernoulli-ce | mse");
+  }
+  if (!given && implied) notes.push(`loss ${implied} inferred from the ${output.head?.kind} at the end of the graph`);
+  const fromLogits = output.head && (kind === implied);
+  const z = fromLogits && output.head ? output.head.logits : output.value;
+  if (z.type.dtype !== "f32") throw new CompileError("loss-unknown", `output "${output.name}" holds ${z.type.dtype}, not floats`, source.name, "cut the model with --output NAME");
+  if (z.type.shape.length < 1) throw new CompileError("examples-lost", `output "${output.name}" is a scalar`, source.name, "the loss needs one row per example");
+  const axis = fromLogits && output.head ? output.head.axis : Math.min(1, z.type.shape.length - 1);
+  if (kind === "softmax-ce" && z.type.shape.length < 2) throw new CompileError("loss-unknown", `softmax-ce needs [examples, classes]; "${output.name}" is [${z.type.shape}]`, source.name, "use bernoulli-ce or half-sse");
+  return { kind, z, axis };
+}
+
+function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean): Generator<readonly [string, Graph]> {
+  const outputs = m.graph.results.filter((r) => source.outputs.some((o) => o.name === r.name));
+  const kfac = m.optimizer === "kfac";
+  for (const masked of [false, true]) {
+    const tail = masked ? ".masked" : "";
+    if (!kfac) yield [`step${tail}`, stepGraph(m, masked)];
+    for (const stats of kfac ? [false, true] : [false]) {
+      const name = `${stats ? ".stats" : ""}${tail}`;
+      if (kfac) yield [`front${name}`, frontGraph(m, { stats, masked, accumulate: false })];
+      yield [`gradients${name}`, frontGraph(m, { stats, masked, accumulate: true })];
+    }
+  }
+  // state does not depend on the batch: these exist once ("=" keeps their name bare)
+  if (largest) {
+    if (kfac) {
+      yield ["=absorb", absorbGraph(m)];
+      yield ["=refresh", refreshGraph(m)];
+    }
+    yield ["=back", backGraph(m)];
+  }
+  yield ["evaluate", evaluateGraph(m)];
+  yield ["predict", predictGraph(m, outputs)];
+}
+
+function stateNames(m: StepModel, graphs: ReadonlyMap<string, Graph>): Set<string> {
+  const names = new Set(m.graph.params.map((p) => p.value.name));
+  for (const g of graphs.values())
+    for (const name of [...g.inputs.map((i) => i.value.name), ...g.results.map((r) => r.name)])
+      if (/^(grad|stat|kfac|opt)\//.test(name)) names.add(name);
+  return names;
+}
+
+export const layerInfo = (l: Layer): LayerInfo => ({
+  name: l.name, kind: l.kind, params: { weight: l.weight.name, bias: l.bias?.name ?? null }, sites: 1,
+  siteDetails: [{ node: l.node, T: l.T, transposed: false }], T: l.T, groups: 1, dA: l.dA, dG: l.dG,
+});
+
+export const orphanInfo = (r: Registration, optimizer: OptimizerKind): OrphanInfo[] =>
+  r.orphans.map((o) => ({ ...o, update: optimizer === "adam" ? "adam" : "sgd-momentum" }));
+
+function tensorInfo(name: string, t: { dtype: string; shape: readonly number[] }, examples: number | undefined): TensorInfo & { examples: number | null } {
+  return { name, dtype: t.dtype === "i32" ? "i32" : "f32", shape: t.shape.filter((_, k) => k !== examples), examples: examples ?? null };
+}
+
+function makeArtifact(m: StepModel, source: ForwardModel, options: CompileOptions, batches: readonly number[], planned: Planned): Artifact {
+  const t = targetType(m.loss);
+  const hash = createHash("sha256").update(JSON.stringify(planned.plan)).update(planned.sources.join("\0")).digest("hex").slice(0, 16);
+  const host = { ...HOST_DEFAULTS, ...options.host };
+  for (const [name, low] of [["factorPeriod", 1], ["inversePeriod", 1], ["burnIn", 0], ["readbackLag", 0]] as const)
+    if (!Number.isInteger(host[name]) || host[name] < low) throw new CompileError("bad-option", `${name} must be a whole number ≥ ${low}, got ${host[name]}`);
+  return {
+    version: ARTIFACT_VERSION, name: source.name, hash, plan: planned.plan, batches,
+    inputs: m.graph.inputs.map((i) => tensorInfo(i.value.name, i.value.type, i.examples)),
+    target: tensorInfo("target", t, 0),
+    classes: m.loss.kind === "softmax-ce" ? (m.loss.z.type.shape[m.loss.axis] as number) : null,
+    outputs: m.graph.results.filter((r) => r.name !== LOGITS).map((r) => tensorInfo(r.name, r.value.type, r.value.type.shape.length > 0 ? 0 : undefined)),
+    params: m.graph.params.map((p) => ({ name: p.value.name, shape: p.value.type.shape, dtype: "f32" as const, trainable: p.trainable })),
+    layers: m.registration.layers.map(layerInfo), orphans: orphanInfo(m.registration, m.optimizer),
+    optimizer: m.optimizer, loss: m.loss.kind, fisher: m.fisher, host, run: options.run ?? {},
+  };
+}
+
+/** One line per figure that `kfacc compile` prints. */
+export function summary(c: Compiled): string[] {
+  const { plan } = c.artifact;
+  const batch = c.artifact.batches[0] as number;
+  const count = (name: string) => plan.entries[name]?.steps.length ?? 0;
+  const mb = (n: number) => `${(n / 1e6).toFixed(1)} MB`;
+  const params = c.artifact.params.reduce((n, p) => n + size(p.shape), 0);
+  const lines = [`${params} parameters in ${c.artifact.layers.length} layers${c.artifact.orphans.length ? `, ${c.artifact.orphans.length} tensors without a layer` : ""}; batch ${c.artifact.batches.join(", ")}`,
+    `${plan.kernels.length} kernels`];
+  if (c.artifact.optimizer === "kfac") {
+    lines.push(`dispatches per step: ${count(`front@${batch}`) + count("back")} plain, ${count(`front.stats@${batch}`) + count("back")} with statistics, +${count("refresh")} with new inverses`);
+    const columns = columnCount(c.model.loss, c.model.fisher);
+    if (columns > 64) lines.push(`the ${c.model.fisher.kind} Fisher sends ${columns} columns back per example: consider --fisher mc`);
+  } else lines.push(`dispatches per step: ${count(`step@${batch}`)}`);
+  lines.push(`memory ${mb(c.planned.memory.planned)} planned, ${mb(c.planned.memory.everyTensor)} if every tensor had its own buffer`);
+  return lines;
+}

@@ -1,0 +1,92 @@
+/** Gives every model input a static shape: which axis carries examples, and how many of them. */
+import { CompileError } from "../../ir/error.js";
+import type { DType } from "../../ir/type.js";
+import type { Dim, Loaded, OnnxValue } from "./model.js";
+import { onnxType } from "./model.js";
+import { irType } from "./tensor.js";
+
+export interface InputOptions {
+  /** Examples per step; default: what the file fixes, else free. */
+  readonly batch?: number;
+  /** Whole shapes of inputs, for files that leave axes open. */
+  readonly shapes?: Readonly<Record<string, readonly number[]>>;
+  /** The axis of an input that carries examples; −1: none. Default: the leading one where it agrees with the first input's. */
+  readonly batchAxis?: Readonly<Record<string, number>>;
+}
+
+export interface BoundInput {
+  readonly name: string;
+  readonly dtype: DType;
+  readonly examples: number | undefined;
+  /** Shape with a given number of examples. */
+  readonly shape: (batch: number) => readonly number[];
+}
+
+export interface Binding {
+  readonly inputs: readonly BoundInput[];
+  /** What the file's own constants were written for; 1 where its batch is a symbol. */
+  readonly fileBatch: number;
+  /** What the graph is built with. */
+  readonly batch: number;
+  /** False: the file leaves the batch open and nobody named one. */
+  readonly bound: boolean;
+}
+
+/**
+ * An unnamed batch is built with this many examples. Not 1: an axis of 1 broadcasts, and would hide where examples get mixed.
+ */
+const UNBOUND_BATCH = 2;
+
+/** @throws CompileError "bad-option" (unknown input, open axis, batch out of range), "unsupported-op" (strings). */
+export function bindInputs(loaded: Loaded, names: ReadonlySet<string>, options: InputOptions): Binding {
+  const all = loaded.graph.inputs;
+  for (const name of [...Object.keys(options.shapes ?? {}), ...Object.keys(options.batchAxis ?? {})])
+    if (!all.some((v) => v.name === name)) throw new CompileError("bad-option", `the model has no input "${name}"`, undefined, `its inputs are ${all.map((v) => `"${v.name}"`).join(", ")}`);
+  if (options.batch !== undefined && !(Number.isSafeInteger(options.batch) && options.batch >= 1))
+    throw new CompileError("bad-option", `a batch of ${options.batch} examples`, "--batch", "give a positive whole number");
+  const inputs = all.filter((v) => names.has(v.name)).map((v) => ({ v, dims: dimsOf(v, options.shapes?.[v.name]) }));
+  // the first input with a batch says what the others' leading axis must agree with
+  let lead: { file: Dim; given: number | undefined } | undefined;
+  const placed = inputs.map(({ v, dims }) => {
+    const axis = options.batchAxis?.[v.name];
+    if (axis === -1 || dims.length === 0) return { v, dims, examples: undefined };
+    const at = axis ?? 0;
+    if (at < 0 || at >= dims.length) throw new CompileError("bad-option", `input "${v.name}" has no axis ${at}`, "--batch-axis");
+    const own = { file: v.dims?.[at], given: options.shapes?.[v.name]?.[at] };
+    if (lead && axis === undefined && (own.file !== lead.file || own.given !== lead.given)) return { v, dims, examples: undefined };
+    lead ??= own;
+    return { v, dims, examples: at };
+  });
+  const fixed = typeof lead?.file === "number" ? lead.file : undefined;
+  const asked = options.batch ?? lead?.given;
+  return {
+    inputs: placed.map(({ v, dims, examples }) => ({ name: v.name, dtype: dtypeOf(v), examples, shape: shaper(v.name, dims, examples, lead?.file) })),
+    fileBatch: fixed ?? 1,
+    batch: lead ? (asked ?? fixed ?? UNBOUND_BATCH) : 1,
+    bound: !lead || asked !== undefined || fixed !== undefined,
+  };
+}
+
+function dimsOf(v: OnnxValue, given: readonly number[] | undefined): readonly Dim[] {
+  if (!v.dims && !given) throw open(v.name, "has no shape in the file");
+  if (given && v.dims && (given.length !== v.dims.length || given.some((n, k) => typeof v.dims?.[k] === "number" && k > 0 && n !== v.dims[k])))
+    throw new CompileError("bad-option", `shape [${given}] does not fit input "${v.name}", which is [${v.dims.map((d) => d ?? "?").join(", ")}]`);
+  return given ?? (v.dims as readonly Dim[]);
+}
+
+const open = (name: string, what: string): CompileError =>
+  new CompileError("bad-option", `input "${name}" ${what}`, undefined, `give its shape, e.g. --shape "${name}=1,3,224,224"`);
+
+function shaper(name: string, dims: readonly Dim[], examples: number | undefined, batchSymbol: Dim): (batch: number) => readonly number[] {
+  dims.forEach((d, axis) => {
+    const isBatch = axis === examples || (typeof d === "string" && d === batchSymbol);
+    if (typeof d !== "number" && !isBatch) throw open(name, `leaves the size of axis ${axis}${d === undefined ? "" : ` ("${d}")`} open`);
+  });
+  return (batch) => dims.map((d, axis) => (axis === examples || typeof d !== "number" ? batch : d));
+}
+
+function dtypeOf(v: OnnxValue): DType {
+  const stored = onnxType(v.type);
+  if (stored === undefined || stored === "string") throw new CompileError("unsupported-op", `input "${v.name}" has elements of ${stored ?? "no tensor type"}`);
+  return irType(stored);
+}

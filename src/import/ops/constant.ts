@@ -1,0 +1,87 @@
+/** Constants, shapes as numbers, and ops that pass their input on. */
+import { CompileError } from "../../../ir/error.js";
+import type { Value } from "../../../ir/graph.js";
+import type { NdArray } from "../../../ir/ndarray.js";
+import { type DType, size } from "../../../ir/type.js";
+import type { Context, ImportOp } from "../context.js";
+import { MAX_FOLDED } from "../fold.js";
+import { onnxType } from "../model.js";
+import { decodeTensor, irType } from "../tensor.js";
+
+const known = (dtype: DType, shape: readonly number[], data: readonly number[]): NdArray => ({ dtype, shape, data: Float64Array.from(data) });
+
+/** A Constant node's numbers (not trainable ones: those stay parameters, see roles.ts). */
+function constant(c: Context): NdArray {
+  const { attrs } = c.node;
+  const t = attrs.get("value")?.t;
+  if (t) {
+    const { dtype, shape, data } = decodeTensor(t, c.host.external);
+    return { dtype, shape, data: Float64Array.from(data) };
+  }
+  const one = attrs.get("value_float")?.f;
+  if (one !== undefined) return known("f32", [], [one]);
+  const whole = attrs.get("value_int")?.i;
+  if (whole !== undefined) return known("i32", [], [whole]);
+  const floats = attrs.get("value_floats")?.floats;
+  if (floats) return known("f32", [floats.length], floats);
+  const ints = attrs.get("value_ints")?.ints;
+  if (ints) return known("i32", [ints.length], ints);
+  throw c.refuse("constants of strings or sparse tensors are not supported");
+}
+
+/** One number at every place; a shape that spells the file's batch follows the new one. */
+function filled(c: Context): NdArray {
+  const spelled = c.ints(0);
+  const { rebind } = c.host;
+  const old = c.oldResult(0);
+  const shape = spelled.map((n, axis) => (rebind && old && axis === 0 && spelled.length > 1 && n === old[0] && n === rebind.from && n > 1 ? rebind.to : n));
+  const t = c.node.attrs.get("value")?.t;
+  const fill = t ? decodeTensor(t, c.host.external) : { dtype: "f32" as const, data: [0] };
+  if (shape.some((n) => n < 0) || size(shape) > MAX_FOLDED) throw new CompileError("bad-model", `ConstantOfShape: impossible shape [${shape}]`, c.where);
+  return { dtype: fill.dtype, shape, data: new Float64Array(size(shape)).fill(fill.data[0] ?? 0) };
+}
+
+function shape(c: Context): NdArray {
+  const all = c.shape(0);
+  const at = (name: string, fallback: number): number => {
+    const i = c.int(name, fallback);
+    return Math.min(all.length, Math.max(0, i < 0 ? i + all.length : i));
+  };
+  const part = all.slice(at("start", 0), at("end", all.length));
+  return known("i32", [part.length], part);
+}
+
+/** start, start + delta, … below limit. */
+function range(c: Context): NdArray {
+  const [start, limit, delta] = [c.number(0, 0), c.number(1, 0), c.number(2, 1)];
+  const count = Math.max(0, Math.ceil((limit - start) / delta));
+  if (!Number.isFinite(count) || count > MAX_FOLDED) throw new CompileError("bad-model", `Range: from ${start} to ${limit} by ${delta}`, c.where);
+  return known(c.dtype(0), [count], Array.from({ length: count }, (_, k) => start + k * delta));
+}
+
+const castTo = (c: Context, x: Value, dtype: DType): Value => (x.type.dtype === dtype ? x : c.emit("cast", [x], { dtype }));
+
+function cast(c: Context): Value {
+  const stored = onnxType(c.int("to"));
+  if (stored === undefined || stored === "string") throw c.refuse(`to ${stored ?? `data type ${c.int("to")}`} is not supported`);
+  return castTo(c, c.x(0), irType(stored));
+}
+
+/** Its input: dropout scales while training, so that nothing is to be done in evaluation. */
+function dropout(c: Context): Value {
+  if (c.wants(1)) throw c.refuse("the mask is not computed");
+  if (c.host.mode === "train") c.host.note(`${c.where}: Dropout passes its input on; it is not applied in training`);
+  return c.x(0);
+}
+
+export const constantOps: Readonly<Record<string, ImportOp>> = {
+  Constant: constant,
+  ConstantOfShape: filled,
+  Shape: shape,
+  Size: (c) => known("i32", [], [size(c.shape(0))]),
+  Range: range,
+  Cast: cast,
+  CastLike: (c) => castTo(c, c.x(0), c.dtype(1)),
+  Identity: (c) => c.x(0),
+  Dropout: dropout,
+};

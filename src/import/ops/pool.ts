@@ -1,0 +1,65 @@
+/** Pooling: a reduction of a window view over its taps. */
+import type { Value } from "../../../ir/graph.js";
+import type { Context, ImportOp } from "../context.js";
+import { mean, reshape, sum, times } from "./common.js";
+import { type Slide, slides, windows } from "./sliding.js";
+
+/** Padding that never wins: the most negative float32, because −∞ has no place in a kernel's source. */
+const LOWEST = -3.4028234663852886e38;
+
+function geometry(c: Context): Slide[] {
+  const shape = c.shape(0);
+  const taps = c.intList("kernel_shape") ?? [];
+  if (shape.length < 3 || taps.length !== shape.length - 2) throw c.refuse(`a kernel of ${taps.length} axes on [${shape}]`);
+  return slides(c, shape.slice(2), taps);
+}
+
+/** The tap axes of a window view whose spatial axes begin at 2. */
+const tapAxes = (all: readonly Slide[]): number[] => all.map((_, d) => 3 + 2 * d);
+
+/** How far the last window reaches beyond the input. */
+const reachBeyond = (s: Slide): number => Math.max(0, (s.count - 1) * s.stride + (s.taps - 1) * s.dilation + 1 - s.extent - s.low);
+
+function maxPool(c: Context): Value {
+  if (c.wants(1)) throw c.refuse("the indices of the largest elements are not computed");
+  const all = geometry(c);
+  let x = c.x(0);
+  const high = all.map(reachBeyond);
+  if (all.some((s, d) => s.low > 0 || (high[d] as number) > 0))
+    x = c.emit("pad", [x], { low: [0, 0, ...all.map((s) => s.low)], high: [0, 0, ...high], value: LOWEST });
+  return c.emit("reduce_max", [windows(c, x, all.map((s) => ({ ...s, low: 0 })), 2)], { axes: tapAxes(all) });
+}
+
+/** How many of a window's taps count, at each position of one axis. */
+function tapCounts(s: Slide, includePad: boolean): number[] {
+  const [first, last] = includePad ? [-s.low, s.extent + s.high] : [0, s.extent];
+  return Array.from({ length: s.count }, (_, i) => {
+    const at = (j: number): number => i * s.stride + j * s.dilation - s.low;
+    return Array.from({ length: s.taps }, (_, j) => at(j)).filter((h) => h >= first && h < last).length;
+  });
+}
+
+function averagePool(c: Context): Value {
+  const all = geometry(c);
+  const total = sum(c, windows(c, c.x(0), all, 2), tapAxes(all));
+  const perAxis = all.map((s) => tapCounts(s, c.int("count_include_pad", 0) !== 0));
+  const shape = all.map((s) => s.count);
+  const counts = perAxis.reduce<number[]>((done, axis) => done.flatMap((n) => axis.map((m) => n * m)), [1]);
+  if (counts.every((n) => n === counts[0])) return times(c, total, 1 / (counts[0] as number));
+  const table = c.host.table(`${c.node.outputs[0]}.weights`, { dtype: "f32", shape, data: Float64Array.from(counts, (n) => 1 / n) });
+  return c.emit("mul", [total, c.emit("broadcast", [table], { shape: [...total.type.shape], axes: shape.map((_, d) => d + 2) })]);
+}
+
+/** Over all spatial axes, which stay as 1. */
+function global(c: Context, reduce: (x: Value, axes: readonly number[]) => Value): Value {
+  const x = c.x(0);
+  const axes = x.type.shape.slice(2).map((_, d) => d + 2);
+  return reshape(c, axes.length === 0 ? x : reduce(x, axes), x.type.shape.map((n, axis) => (axis < 2 ? n : 1)));
+}
+
+export const poolOps: Readonly<Record<string, ImportOp>> = {
+  MaxPool: maxPool,
+  AveragePool: averagePool,
+  GlobalAveragePool: (c) => global(c, (x, axes) => mean(c, x, axes)),
+  GlobalMaxPool: (c) => global(c, (x, axes) => c.emit("reduce_max", [x], { axes: [...axes] })),
+};

@@ -1,0 +1,83 @@
+/** Reads a fixture folder: meta.json, tensors.json, tensors.bin. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+export interface FixtureTensor {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly data: Float64Array;
+  readonly f32err: number;
+  readonly noise: boolean;
+}
+
+export interface FixtureLayer {
+  readonly weight: string;
+  readonly bias: string | null;
+  readonly kind: string;
+  readonly T: number;
+  readonly dA: number;
+  readonly dG: number;
+  readonly groups: number;
+  readonly stored: "OI" | "IO";
+}
+
+export interface Trajectory {
+  readonly fisher?: "exact" | "emp" | "mc";
+  readonly lr: number;
+  readonly momentum: number;
+  readonly weight_decay: number;
+  readonly ema?: number;
+  readonly damping?: number;
+  readonly kl_clip?: number | null;
+}
+
+export interface Fixture {
+  readonly name: string;
+  readonly folder: string;
+  readonly batch: number;
+  readonly damping: number;
+  readonly fisher: readonly ("exact" | "emp" | "mc")[];
+  readonly loss: string;
+  readonly inputName: string;
+  readonly layers: readonly FixtureLayer[];
+  readonly initializers: readonly { readonly name: string; readonly trainable: boolean }[];
+  readonly trajectories: Readonly<Record<string, Trajectory>>;
+  readonly tensors: ReadonlyMap<string, FixtureTensor>;
+}
+
+interface Entry {
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  readonly offset: number;
+  readonly bytes: number;
+  readonly f32err?: number;
+  readonly noise?: boolean;
+}
+
+export function readFixture(folder: string): Fixture {
+  const json = (file: string): Record<string, never> => JSON.parse(readFileSync(join(folder, file), "utf8"));
+  const meta = json("meta.json") as unknown as Record<string, unknown> & {
+    name: string; batch: number; damping: number; fisher: Fixture["fisher"]; loss: { type: string }; input: { name: string }; layers: FixtureLayer[];
+    initializers: Fixture["initializers"]; trajectories?: Fixture["trajectories"];
+  };
+  const index = json("tensors.json") as unknown as { tensors: Record<string, Entry> };
+  const file = readFileSync(join(folder, "tensors.bin"));
+  const tensors = new Map(Object.entries(index.tensors).map(([name, e]): [string, FixtureTensor] => {
+    const bytes = file.buffer.slice(file.byteOffset + e.offset, file.byteOffset + e.offset + e.bytes);
+    return [name, { name, shape: e.shape, data: numbers(e.dtype, bytes), f32err: e.f32err ?? 0, noise: e.noise ?? false }];
+  }));
+  return {
+    name: meta.name, folder, batch: meta.batch, damping: meta.damping, fisher: meta.fisher, loss: meta.loss.type.replace("_", "-"), inputName: meta.input.name,
+    layers: meta.layers, initializers: meta.initializers, trajectories: meta.trajectories ?? {}, tensors,
+  };
+}
+
+function numbers(dtype: string, bytes: ArrayBuffer): Float64Array {
+  switch (dtype) {
+    case "float64": return new Float64Array(bytes);
+    case "float32": return Float64Array.from(new Float32Array(bytes));
+    case "int64": return Float64Array.from(new BigInt64Array(bytes), Number);
+    case "int32": return Float64Array.from(new Int32Array(bytes));
+    default: throw new Error(`fixture tensor of type ${dtype}`);
+  }
+}
