@@ -109,7 +109,7 @@ class Renamer {
   stores(list: readonly Store[]): Store[] {
     return list.map((s) => {
       const value = this.expr(s.value);
-      return { buffer: this.buffer(s.buffer, "out"), address: this.affine(s.address), value };
+      return { buffer: this.buffer(s.buffer, "result"), address: this.affine(s.address), value };
     });
   }
 }

@@ -109,6 +109,9 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
   };
 
   for (const node of graph.nodes) {
+    // a fold that only another fold reads is part of its sum
+    const readersOfFold = node.op === "fold" ? new Set(readers.get(only(node))) : undefined;
+    if (readersOfFold?.size === 1 && [...readersOfFold].every((n) => n.op === "fold") && !needed.has(only(node))) continue;
     if (ROOTS.has(node.op)) {
       open(node);
       continue;

@@ -6,7 +6,7 @@ import { intAttr, intsAttr, stringAttr } from "../ir/op.js";
 import { parseSpec } from "../ir/ops/reduction.js";
 import { addAffine, axisIndex, constantIndex, scaleAffine, shiftAffine } from "./affine.js";
 import { fuse, type Fusion, type Group, symmetricLabels } from "./fuse.js";
-import type { Access, Affine, Axis, Buffer, ContractSpec, KernelSpec, Limits, Store } from "./kernel.js";
+import type { Access, Affine, Axis, Buffer, ContractSpec, Expr, KernelSpec, Limits, MapSpec, Store } from "./kernel.js";
 import type { InverseSpec } from "./kernels/inverse.js";
 import { asAccess, bufferFor, flat, NeedsBuffer, SplitAxis, Views } from "./view.js";
 
@@ -94,7 +94,7 @@ function placeUpdates(fusion: Fusion, producer: ReadonlyMap<Value, Node>, inPlac
     from === to || [...(before.get(from) as Set<Group>)].some((g) => !seen.has(g) && seen.add(g) && reaches(g, to, seen));
   for (const [result, target] of inPlace) {
     const writer = fusion.groupOf.get(result);
-    if (!writer || !writer.stored.includes(result) || !sameElement(writer, target, producer, fusion)) continue;
+    if (!writer?.stored.includes(result) || !sameElement(writer, target, producer, fusion)) continue;
     const readers = fusion.groups.filter((g) => g !== writer && readsOf.get(g)?.has(target));
     if (readers.some((g) => reaches(g, writer))) continue;
     for (const g of readers) (before.get(writer) as Set<Group>).add(g);
@@ -188,9 +188,9 @@ const label = (context: GroupContext): string => {
 };
 
 /** Values of this kernel are computed in place; all others are read from their buffers. */
-function viewsOf({ group, producer, buffers }: GroupContext, acc: Value | undefined): Views {
+function viewsOf({ group, producer, buffers }: GroupContext, acc: Value | undefined, accExpr?: Expr, taps?: ReadonlyMap<Node, Affine>): Views {
   const own = new Set<Value>([...group.root.results, ...group.nodes.map(only)]);
-  return new Views({ producer, acc, buffer: (v) => (own.has(v) ? undefined : buffers.get(v)) });
+  return new Views({ producer, acc, buffer: (v) => (own.has(v) ? undefined : buffers.get(v)), ...(accExpr ? { accExpr } : {}), ...(taps ? { taps } : {}) });
 }
 
 const storesOf = (context: GroupContext, views: Views, coords: readonly Affine[]): Store[] =>
@@ -223,26 +223,23 @@ function lowerReduction(context: GroupContext): Spec {
 }
 const COMBINE = { reduce_sum: "sum", reduce_max: "max", reduce_argmax: "argmax" } as const;
 
-/** out[h] = Σ_j x[(h·divisor − j·dilation − offset) / stride, j]: a sum over the taps, read through a transposed window. */
+/**
+ * out[h] = Σ_j x[(h·divisor − j·dilation − offset) / stride, j]: a sum over the taps, read through a transposed window. Folds of folds
+ * (a two-dimensional window) are one sum over all their taps.
+ */
 function lowerFold(context: GroupContext): Spec {
   const { root } = context.group;
-  const x = root.inputs[0] as Value;
   const out = only(root);
-  const axis = intAttr(root.attrs, "axis");
-  const [count, taps] = [x.type.shape[axis] as number, x.type.shape[axis + 1] as number];
-  const [stride, dilation, offset, divisor] = ["stride", "dilation", "offset", "divisor"].map((n) => intAttr(root.attrs, n)) as [number, number, number, number];
-  const sign = Math.sign(stride);
+  const chain: Node[] = [root];
+  for (let n = context.producer.get(root.inputs[0] as Value); n?.op === "fold" && !context.buffers.has(only(n)); n = context.producer.get(n.inputs[0] as Value)) chain.push(n);
   return withSplits((dim) => {
     const dims = out.type.shape.map((n, k) => dim(`i${k}`, n));
-    const tap = dim("r", taps);
-    // a one-tap window over the count axis does the division and its bounds
-    const raw = shiftAffine(addAffine(scaleAffine((dims[axis] as { index: Affine }).index, divisor * sign), scaleAffine(tap.index, -dilation * sign)), -offset * sign);
-    const views = viewsOf(context, undefined);
-    const value = views.through(x, { raw, divisor: Math.abs(stride), extent: count }, (at) => [
-      ...dims.slice(0, axis).map((d) => d.index), at, tap.index, ...dims.slice(axis + 1).map((d) => d.index),
-    ]);
+    const tapDims = chain.map((n, k) => dim(`r${k}`, (n.inputs[0] as Value).type.shape[intAttr(n.attrs, "axis") + 1] as number));
+    const taps = new Map(chain.map((n, k) => [n, (tapDims[k] as { index: Affine }).index] as const));
+    const views = viewsOf(context, undefined, undefined, taps);
+    const value = views.fold(root, dims.map((d) => d.index));
     const stores = storesOf(context, viewsOf(context, out), dims.map((d) => d.index));
-    return { kind: "reduce", label: label(context), combine: "sum", axes: dims.flatMap((d) => d.axes), reduction: tap.axes, value, stores };
+    return { kind: "reduce", label: label(context), combine: "sum", axes: dims.flatMap((d) => d.axes), reduction: tapDims.flatMap((d) => d.axes), value, stores };
   });
 }
 
@@ -309,7 +306,7 @@ function pieces(p: Peeled, side: "left" | "right"): Piece[] {
 function contractionPiece(
   context: GroupContext, spec: { left: string; right: string; out: string }, [l, r]: readonly [Peeled, Peeled], [lp, rp]: readonly [Piece, Piece],
   form: "plain" | "triangle" | "mirror", pairs: readonly (readonly [string, string])[], dim: (name: string, size: number) => { axes: Axis[]; index: Affine },
-): ContractSpec {
+): ContractSpec | MapSpec {
   const { root } = context.group;
   const out = only(root);
   const sizeOf = (name: string): number => {
@@ -337,12 +334,18 @@ function contractionPiece(
   const left = operand(l, lp);
   const right = operand(r, rp);
   const coords = coordsFor((name) => name);
+  const summed = names.filter((name) => !spec.out.includes(name));
+  if (left === "one" && right === "one") {
+    // nothing but ones: the sum is a number known now
+    const total = summed.reduce((n, name) => n * sizeOf(name), 1);
+    const known = viewsOf(context, out, { kind: "const", dtype: "f32", value: total });
+    return { kind: "map", label: label(context), axes: [...spec.out].flatMap((name) => (dims.get(name) as { axes: Axis[] }).axes), stores: storesOf(context, known, coords) };
+  }
   const stores = storesOf(context, views, coords);
   if (form === "mirror") {
     const partner = new Map(pairs.flatMap(([a, b]) => [[a, b], [b, a]] as const));
     stores.push(...storesOf(context, views, coordsFor((name) => partner.get(name) ?? name)));
   }
-  const summed = names.filter((name) => !spec.out.includes(name));
   return {
     kind: "contract", label: label(context), left, right, stores,
     output: [...spec.out].flatMap((name) => (dims.get(name) as { axes: Axis[] }).axes),

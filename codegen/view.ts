@@ -7,7 +7,7 @@ import { floatAttr, intAttr, intsAttr } from "../ir/op.js";
 import { windowAttrs } from "../ir/ops/movement.js";
 import { OPS } from "../ir/ops/index.js";
 import { size, strides } from "../ir/type.js";
-import { addAffine, axisIndex, boundMatters, constantIndex, range, scaleAffine, shiftAffine } from "./affine.js";
+import { addAffine, boundMatters, constantIndex, range, scaleAffine, shiftAffine } from "./affine.js";
 import type { Access, Affine, Axis, Bound, Buffer, Expr, Quotient, ScalarOp, ScalarType } from "./kernel.js";
 
 /** Thrown when an axis must be iterated as two: outer × inner, inner of the given size. */
@@ -29,6 +29,10 @@ export interface ViewContext {
   readonly buffer: (value: Value) => Buffer | undefined;
   /** The kernel's own reduction result, if `value` is it. */
   readonly acc: Value | undefined;
+  /** What stands for it, where that is not the running accumulator. */
+  readonly accExpr?: Expr;
+  /** The tap that each fold of this kernel is summing at. */
+  readonly taps?: ReadonlyMap<Node, Affine>;
 }
 
 export const scalarType = (value: Value): ScalarType => (value.type.dtype === "f16" ? "f32" : value.type.dtype);
@@ -67,7 +71,7 @@ export class Views {
 
   #make(value: Value, coords: readonly Affine[]): Expr {
     const dtype = scalarType(value);
-    if (value === this.#context.acc) return { kind: "acc", dtype };
+    if (value === this.#context.acc) return this.#context.accExpr ?? { kind: "acc", dtype };
     if (value.name.startsWith("run.")) return { kind: "run", dtype: dtype as "f32" | "u32", name: value.name.slice(4) };
     const buffer = this.#context.buffer(value);
     if (buffer) return this.#load(buffer, flat(value.type.shape, coords), dtype);
@@ -100,6 +104,7 @@ export class Views {
         return this.#masked(bounds, [], this.at(x, inner), floatAttr(node.attrs, "value"));
       }
       case "window": return this.#window(node, x, coords);
+      case "fold": return this.fold(node, coords);
       case "reshape": return this.#reshape(value, x, coords);
       case "concat": return this.#concat(node, coords, dtype);
       default: {
@@ -114,6 +119,17 @@ export class Views {
     const raw = shiftAffine(addAffine(scaleAffine(coords[w.axis] as Affine, w.stride), scaleAffine(coords[w.axis + 1] as Affine, w.dilation)), w.offset);
     return this.through(x, { raw, divisor: w.divisor, extent: x.type.shape[w.axis] as number },
       (at) => [...coords.slice(0, w.axis), at, ...coords.slice(w.axis + 2)]);
+  }
+
+  /** What a fold adds at one tap: its input at count = (h·divisor − tap·dilation − offset) / stride. */
+  fold(node: Node, coords: readonly Affine[]): Expr {
+    const tap = this.#context.taps?.get(node);
+    const x = node.inputs[0] as Value;
+    if (!tap) throw new NeedsBuffer(node.results[0] as Value);
+    const [axis, stride, dilation, offset, divisor] = ["axis", "stride", "dilation", "offset", "divisor"].map((n) => intAttr(node.attrs, n)) as [number, number, number, number, number];
+    const sign = Math.sign(stride);
+    const raw = shiftAffine(addAffine(scaleAffine(coords[axis] as Affine, divisor * sign), scaleAffine(tap, -dilation * sign)), -offset * sign);
+    return this.through(x, { raw, divisor: Math.abs(stride), extent: x.type.shape[axis] as number }, (at) => [...coords.slice(0, axis), at, tap, ...coords.slice(axis + 1)]);
   }
 
   /** `x` at the coordinates made from raw / divisor; 0 where that is not exact or not in [0, extent). */
@@ -135,7 +151,7 @@ export class Views {
     const address = flat(value.type.shape, coords);
     let source = x;
     for (;;) {
-      if (source === this.#context.acc) return { kind: "acc", dtype: scalarType(source) };
+      if (source === this.#context.acc) return this.#context.accExpr ?? { kind: "acc", dtype: scalarType(source) };
       const buffer = this.#context.buffer(source);
       if (buffer) return this.#load(buffer, address, scalarType(source));
       const node = this.#context.producer.get(source);

@@ -21,8 +21,9 @@ export class Builder {
   /** Starts from an existing graph; its values keep their identity. Results are not kept. */
   static from(graph: Graph): Builder {
     const builder = new Builder(graph.name);
-    for (const p of graph.params) builder.#adopt(p.value), builder.params.push(p);
-    for (const i of graph.inputs) builder.#adopt(i.value), builder.inputs.push(i);
+    for (const { value } of [...graph.params, ...graph.inputs]) builder.#adopt(value);
+    builder.params.push(...graph.params);
+    builder.inputs.push(...graph.inputs);
     for (const n of graph.nodes) for (const r of n.results) builder.#adopt(r);
     builder.nodes.push(...graph.nodes);
     return builder;
@@ -106,15 +107,14 @@ export function broadcastTo(emit: Emit, x: Value, shape: readonly number[]): Val
   const shift = shape.length - from.length;
   const kept: number[] = [];
   for (let axis = 0; axis < from.length; axis++) {
-    if (from[axis] === shape[axis + shift] && !(from[axis] === 1 && shape[axis + shift] === 1)) kept.push(axis);
+    if (from[axis] === shape[axis + shift]) kept.push(axis);
     else if (from[axis] !== 1) throw new CompileError("shape-mismatch", `[${from}] does not broadcast to [${shape}]`);
   }
   if (shift < 0) throw new CompileError("shape-mismatch", `[${from}] does not broadcast to [${shape}]`);
   if (sameShape(from, shape)) return x;
   const squeezed = reshape(emit, x, kept.map((axis) => from[axis] as number));
   const axes = kept.map((axis) => axis + shift);
-  const target = shape.map((n, axis) => (axes.includes(axis) ? n : n));
-  return broadcast(emit, squeezed, target, axes);
+  return broadcast(emit, squeezed, shape, axes);
 }
 
 /** The shape that both broadcast to (NumPy rules). */

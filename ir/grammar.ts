@@ -2,7 +2,7 @@
 import { createToken, EmbeddedActionsParser, EOF, type IParserErrorMessageProvider, type IToken, Lexer, type TokenType } from "chevrotain";
 import { CompileError } from "./error.js";
 import type { Attr } from "./graph.js";
-import { KEYWORDS } from "./print.js";
+import type { KEYWORDS } from "./print.js";
 import type { At, Name, TextGraph, TextInput, TextNode, TextParam, TextPattern, TextType } from "./tree.js";
 
 const NUMBER = /-?(?:\d+(?:\.\d+)?(?:[eE][+-]?\d+)?|inf(?![\w])|nan(?![\w]))/;

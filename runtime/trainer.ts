@@ -39,6 +39,8 @@ export interface TrainerOptions {
   readonly onEvent?: (event: TrainerEvent) => void;
   /** Name of the adapter, kept in checkpoints. */
   readonly adapter?: string;
+  /** Runs at the end of `dispose`: whoever opened a device for this trainer closes it here. */
+  readonly onDispose?: () => Promise<void>;
 }
 
 const RAISE = 10;
@@ -307,7 +309,10 @@ export class Trainer implements TrainerCore {
         if (o.examples === null) return [o.name, { shape: o.shape, data: list[0] as Float32Array }];
         const data = new Float32Array(list.reduce((n, a) => n + a.length, 0));
         let at = 0;
-        for (const a of list) data.set(a, (at += a.length) - a.length);
+        for (const a of list) {
+          data.set(a, at);
+          at += a.length;
+        }
         return [o.name, { shape: [total, ...o.shape], data }];
       }));
     });
@@ -386,6 +391,7 @@ export class Trainer implements TrainerCore {
     await this.#tail.catch(() => {});
     this.#disposed = true;
     await this.program.dispose();
+    await this.#options.onDispose?.();
   }
 
   #task<T>(work: () => Promise<T>): Promise<T> {

@@ -7,8 +7,8 @@ import { loadModel } from "./import/onnx.js";
 import type { Loaded } from "./import/model.js";
 
 export interface OpenOptions {
-  readonly shapes?: ImportOptions["shapes"];
-  readonly batchAxis?: ImportOptions["batchAxis"];
+  readonly shapes?: NonNullable<ImportOptions["shapes"]>;
+  readonly batchAxis?: NonNullable<ImportOptions["batchAxis"]>;
   readonly freeze?: readonly string[];
   readonly outputs?: readonly string[];
 }

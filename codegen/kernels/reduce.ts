@@ -51,7 +51,10 @@ function twoPasses(spec: ReduceSpec, axis: Axis, parts: number, limits: Limits):
   // partials [part, outputs…]: the second pass then reads neighbours side by side
   let unit = product(spec.axes);
   const by = new Map<Axis, number>([[part, unit]]);
-  for (const a of spec.axes) by.set(a, (unit /= a.size));
+  for (const a of spec.axes) {
+    unit /= a.size;
+    by.set(a, unit);
+  }
   const address = { at: 0, by };
   const first = serial({
     ...spec, label: `${spec.label}: partial sums`, axes: [part, ...spec.axes], reduction: spec.reduction.flatMap((a) => (a === axis ? (rest.size > 1 ? [rest] : []) : [a])),
@@ -129,7 +132,10 @@ function accumulate(body: Body, spec: ReduceSpec, spelled: Map<Axis, string | nu
   };
   const loops = (k: number, position: string): void => {
     const axis = spec.reduction[k];
-    if (!axis) return inside(position);
+    if (!axis) {
+      inside(position);
+      return;
+    }
     const place = (value: string | number) => `(${position}) * ${axis.size} + ${value}`;
     if (unrolled) {
       for (let i = 0; i < axis.size; i++) {

@@ -1,5 +1,4 @@
 /** Movement: every output element is an input element or a constant. Codegen turns these into index maps. */
-import { CompileError } from "../error.js";
 import type { Attrs, Value } from "../graph.js";
 import { eachIndex, empty, type NdArray } from "../ndarray.js";
 import { floatAttr, intAttr, intsAttr, mismatch, type OpDef } from "../op.js";

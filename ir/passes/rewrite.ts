@@ -111,7 +111,10 @@ class Rewriter implements Scope {
     const inputs = node.inputs.map(this.#image);
     const same = inputs.every((v, k) => v === node.inputs[k]);
     this.#origin = node.origin;
-    if (node.results.length !== 1 || node.regions.length > 0) return this.#append(same ? node : { ...node, inputs });
+    if (node.results.length !== 1 || node.regions.length > 0) {
+      this.#append(same ? node : { ...node, inputs });
+      return;
+    }
     const result = node.results[0] as Value;
     const fresh = same ? undefined : { ...node, inputs };
     const better = this.#settle(node.op, inputs, node.attrs, result, fresh ?? node);

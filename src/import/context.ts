@@ -121,7 +121,7 @@ export class Context {
   number(i: number, fallback: number): number {
     if (!this.has(i)) return fallback;
     const known = this.numbers(i);
-    if (!known || known.data.length !== 1) throw this.refuse(`input "${this.node.inputs[i]}" must be one number known when the model is compiled`);
+    if (known?.data.length !== 1) throw this.refuse(`input "${this.node.inputs[i]}" must be one number known when the model is compiled`);
     return known.data[0] as number;
   }
 

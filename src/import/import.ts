@@ -12,9 +12,9 @@ export interface ImportOptions extends InputOptions {
   /** Train: BatchNormalization nodes exported for training use the statistics of the batch. */
   readonly mode: "train" | "eval";
   /** Weights that stay as they are: ONNX names, "*" for any part of one. */
-  readonly freeze?: readonly string[];
+  readonly freeze?: readonly string[] | undefined;
   /** Values to compute, instead of the model's outputs; nodes that none of them needs are left out. */
-  readonly outputs?: readonly string[];
+  readonly outputs?: readonly string[] | undefined;
 }
 
 export interface ImportedOutput {

@@ -7,11 +7,11 @@ import { irType } from "./tensor.js";
 
 export interface InputOptions {
   /** Examples per step; default: what the file fixes, else free. */
-  readonly batch?: number;
+  readonly batch?: number | undefined;
   /** Whole shapes of inputs, for files that leave axes open. */
-  readonly shapes?: Readonly<Record<string, readonly number[]>>;
+  readonly shapes?: Readonly<Record<string, readonly number[]>> | undefined;
   /** The axis of an input that carries examples; −1: none. Default: the leading one where it agrees with the first input's. */
-  readonly batchAxis?: Readonly<Record<string, number>>;
+  readonly batchAxis?: Readonly<Record<string, number>> | undefined;
 }
 
 export interface BoundInput {

@@ -7,12 +7,13 @@ import type { Emit } from "../../ir/op.js";
 import { type DType, size, spellType } from "../../ir/type.js";
 import { Context, type Head, type Host, type Rebind, type Result } from "./context.js";
 import { Folder } from "./fold.js";
+import { constantTensor } from "./ops/constant.js";
 import type { Binding } from "./inputs.js";
 import { type Loaded, type OnnxNode, type OnnxTensor, spellNode } from "./model.js";
 import { IMPORT_OPS } from "./ops/index.js";
 import type { Place } from "./rebind.js";
 import type { Roles } from "./roles.js";
-import { asI32, countElements, decodeTensor, irType, MAX_ELEMENTS, numericType } from "./tensor.js";
+import { asI32, decodeTensor, irType, MAX_ELEMENTS, numericType } from "./tensor.js";
 
 /** What the name of an ONNX value stands for. */
 type Operand =
@@ -109,20 +110,9 @@ export class Run {
   /** A Constant's tensor that serves as a weight stays a parameter under the name of its output. */
   #keptWeight(node: OnnxNode): boolean {
     const name = node.outputs[0] ?? "";
-    const { attrs } = node;
-    let t = attrs.get("value")?.t;
-    if (node.op === "Constant") {
-      const floats = attrs.get("value_floats")?.floats;
-      if (floats && floats.length > 0) t = bareTensor(name, [floats.length], () => Float32Array.from(floats));
-    } else {
-      if (this.roles.constantNode(name, 2) !== "trainable") return false;
-      const dims = [...(this.#numbers(node.inputs[0] ?? "")?.data ?? [])];
-      const fill = t ? (decodeTensor(t, this.loaded.external).data[0] ?? 0) : 0;
-      if (t && irType(numericType(t)) !== "f32") return false;
-      t = bareTensor(name, dims, () => new Float32Array(size(dims)).fill(fill));
-      countElements(t); // refuses impossible shapes before anything is allocated
-    }
-    if (!t || irType(numericType(t)) !== "f32" || this.roles.constantNode(name, size(t.dims)) !== "trainable") return false;
+    if (this.roles.constantNode(name, 2) !== "trainable") return false; // whatever its size
+    const t = constantTensor(node, (input) => this.#numbers(input)?.data ?? [], this.loaded.external);
+    if (!t || this.roles.constantNode(name, size(t.dims)) !== "trainable") return false;
     this.#set(name, { kind: "weight", tensor: t, trainable: !this.options.frozen(name) }, node);
     return true;
   }
@@ -257,11 +247,3 @@ export class Run {
     return e.where === undefined ? new CompileError(e.code, e.message, where, e.hint) : e;
   }
 }
-
-/** A float tensor that a node's attributes spell; its numbers are made when they are read. */
-const bareTensor = (name: string, dims: readonly number[], numbers: () => Float32Array): OnnxTensor => ({
-  name, dims, type: 1, floats: [], int32s: [], int64s: [], uint64s: [], doubles: [], strings: 0, external: undefined,
-  get raw() {
-    return new Uint8Array(numbers().buffer);
-  },
-});

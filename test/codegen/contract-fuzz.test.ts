@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import type { Buffer, ContractSpec, Lowered } from "../../codegen/kernel.js";
+import type { Axis, Buffer, ContractSpec, Lowered } from "../../codegen/kernel.js";
 import { lowerContract, lowerWith } from "../../codegen/kernels/contract/index.js";
 import { Counter, costOf } from "../../codegen/kernels/contract/cost.js";
 import { problemOf } from "../../codegen/kernels/contract/problem.js";
@@ -9,7 +9,7 @@ import { PORTABLE } from "../../codegen/limits.js";
 import { openDevice } from "../../runtime/adapter.node.js";
 import { Dice, randomChoice, randomData, randomSpec } from "../support/contract-fuzz.js";
 import { interpret } from "../support/contract-interpret.js";
-import { gram } from "../support/contract-specs.js";
+import { ACC, access, affine, buffer, constant, gram, load, op, storeTo } from "../support/contract-specs.js";
 import { compileOnNull, runKernels } from "../support/gpu.js";
 
 const RUN = { lr: 0.5 };
@@ -70,6 +70,24 @@ describe("random contractions", () => {
       const size = spec.output[0]?.size ?? 0;
       const a = result.get(store.buffer) as Float32Array;
       for (let i = 0; i < size; i++) for (let j = 0; j < i; j++) expect(a[i * stored + j], `${i}, ${j}`).toBe(a[j * stored + i]);
+    }
+  });
+
+  it.skipIf(device === undefined)("that average a symmetric product in place update every element once", async () => {
+    if (!device) return;
+    const plain = gram(19, 45, 45);
+    const [i, j] = plain.output as [Axis, Axis];
+    const average = access(buffer("average", 45 * 45), affine([[i, 45], [j, 1]]));
+    const spec = { ...plain, stores: [storeTo(average, op("add", op("mul", load(average), constant(0.5)), ACC))] };
+    const x = (spec.left as { buffer: Buffer }).buffer;
+    const dice = new Dice(11);
+    const data = new Map([[x, Float32Array.from({ length: x.elements }, () => dice.int(7) - 3)], [average.buffer, new Float32Array(45 * 45).fill(2)]]);
+    const problem = problemOf(spec, PORTABLE);
+    const want = interpret(spec, new Map([...data].map(([b, values]) => [b, Float64Array.from(values)])));
+    for (const tile of [1, 4, 8]) {
+      const lowered = lowerWith(problem, scheduleOf(problem, { tile: [tile, tile, 1], split: [1, 1, tile] }, false));
+      const got = await runKernels(device, lowered.kernels, data);
+      expect([...(got.get(average.buffer) ?? [])], `tile ${tile}`).toEqual([...(want.get(average.buffer) ?? [])]);
     }
   });
 

@@ -53,7 +53,8 @@ add("Clip", [11, 13], [[3, 4]], { stored: [one(-0.5), one(0.25)] });
 add("Clip", [13], [[3, 4]], { stored: ["", one(0.25)] });
 for (const op of ["Min", "Max", "Sum", "Mean"]) add(op, [8, 13], [[2, 3], [3], [2, 1]]);
 add("Mod", [13], [[3, 4], [4]], { attrs: { fmod: 1 }, scale: 5, shift: 7 });
-for (const op of ["Less", "Greater", "Equal"]) add(op, [9, 13], [[2, 3], [3]], { gives: BOOL });
+for (const op of ["Less", "Greater"]) add(op, [9, 13], [[2, 3], [3]], { gives: BOOL });
+add("Equal", [11, 13], [], { stored: [floats([2, 2], [1, 2, 3, 4]), floats([2], [1, 4])], gives: BOOL });
 for (const op of ["LessOrEqual", "GreaterOrEqual"]) add(op, [16], [[2, 3], [3]], { gives: BOOL });
 
 for (const rank of [2, 3, 4]) for (const op of ["Softmax", "LogSoftmax"]) add(op, [11, 13], [[2, 3, 4, 2].slice(0, rank)], { scale: 3 });

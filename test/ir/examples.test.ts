@@ -9,7 +9,7 @@ import { type NdArray, ndarray } from "../../ir/ndarray.js";
 import { parse } from "../../ir/parse.js";
 import { print } from "../../ir/print.js";
 import { size } from "../../ir/type.js";
-import { bindings, graphs } from "../support/graphs.js";
+import { bindings, graphs, PATIENCE } from "../support/graphs.js";
 
 /** Position along outer · N · inner of a flat index → the example number. */
 function exampleAt(shape: readonly number[], mark: ExampleAxis, flat: number): number {
@@ -54,7 +54,7 @@ describe("example marks", () => {
           throw new Error(`seed ${seed}: %${value.name} at ${k} depends on example ${example}, marked ${spell(mark)}\n${print(graph)}`);
         });
       }
-    }), { seed: 61, numRuns: 300 });
+    }), { ...PATIENCE, seed: 61, numRuns: 300 });
   });
 
   it("a mark follows permutations, repetitions, slices and windows of other axes", () => {

@@ -7,7 +7,7 @@ import type { Graph, Node } from "../../ir/graph.js";
 import { parse } from "../../ir/parse.js";
 import { KEYWORDS, print, spellNumber } from "../../ir/print.js";
 import { f32 } from "../../ir/type.js";
-import { graphs } from "../support/graphs.js";
+import { graphs, PATIENCE } from "../support/graphs.js";
 
 const golden = (name: string): string => readFileSync(new URL(`../golden/${name}`, import.meta.url), "utf8");
 
@@ -38,7 +38,7 @@ describe("text", () => {
       const again = parse(print(graph));
       expect(print(again)).toBe(print(graph));
       expect(again).toEqual(graph);
-    }), { seed: 71, numRuns: 150 });
+    }), { ...PATIENCE, seed: 71, numRuns: 150 });
   });
 
   it("every float64 survives, so a golden number is the number", () => {
@@ -47,7 +47,7 @@ describe("text", () => {
       b.node("constant", [], { value, dtype: "f32" });
       const back = parse(print(b.finish([]))).nodes[0]?.attrs["value"];
       expect(Object.is(back, value)).toBe(true);
-    }), { seed: 72, numRuns: 500, examples: [[-0], [Number.NaN], [-Infinity], [5e-324], [1.7976931348623157e308], [1e21], [1e-7]] });
+    }), { ...PATIENCE, seed: 72, numRuns: 500, examples: [[-0], [Number.NaN], [-Infinity], [5e-324], [1.7976931348623157e308], [1e21], [1e-7]] });
     expect([-0, Infinity, Number.NaN, 1e21].map(spellNumber)).toEqual(["-0", "inf", "nan", "1e+21"]);
   });
 
@@ -60,7 +60,7 @@ describe("text", () => {
       const node = b.node("neg", [input], {}, [], [y]);
       const made = b.finish([{ name: out as string, value: node.results[0] as NonNullable<typeof node.results[0]> }]);
       expect(parse(print(made))).toEqual(made);
-    }), { seed: 73, numRuns: 300 });
+    }), { ...PATIENCE, seed: 73, numRuns: 300 });
   });
 
   it("regions are graphs inside a node, with names of their own", () => {

@@ -5,7 +5,7 @@ import type { Graph, Node, Value } from "../../ir/graph.js";
 import { parse } from "../../ir/parse.js";
 import { verify } from "../../ir/verify.js";
 import { f32 } from "../../ir/type.js";
-import { graphs } from "../support/graphs.js";
+import { graphs, PATIENCE } from "../support/graphs.js";
 
 const good = parse(`graph g {
   param %w: f32[2] = zeros
@@ -33,7 +33,7 @@ const replace = (k: number, change: Partial<Node>): Graph => ({ ...good, nodes: 
 describe("verify", () => {
   it("accepts every well-typed graph", () => {
     expect(refusal(good)).toBe("accepted");
-    fc.assert(fc.property(graphs(), verify), { seed: 81, numRuns: 150 });
+    fc.assert(fc.property(graphs(), verify), { ...PATIENCE, seed: 81, numRuns: 150 });
   });
 
   it("refuses a use before the definition, naming the node", () => {

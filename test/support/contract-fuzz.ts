@@ -61,7 +61,8 @@ function epilogue(dice: Dice, output: readonly Axis[], pad: number, left: Access
     case 2: {
       const second = view("second", dice.shuffled(output));
       const sum = op("add", op("mul", old, constant(0.5)), ACC);
-      return [storeTo(target, sum), storeTo(second, op("mul", sum, op("sub", sum, old)))];
+      // loads the old value again after the text of the first store: it must still be the old one
+      return [storeTo(target, sum), storeTo(second, op("mul", sum, op("sub", sum, load(target))))];
     }
     case 3: {
       if (left === "one" || output.length === 0) return [storeTo(target)];

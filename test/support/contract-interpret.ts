@@ -31,7 +31,7 @@ function evaluate(e: Expr, at: At, acc: number, memory: Memory, run: Readonly<Re
       if (e.op === "add") return x + y;
       if (e.op === "sub") return x - y;
       if (e.op === "mul") return x * y;
-      if (e.op === "relu") return x > 0 ? x : 0;
+      if (e.op === "relu") return Math.max(x, 0);
       throw new Error(`the test interpreter has no ${e.op}`);
     }
     default: throw new Error(`the test interpreter has no ${e.kind}`);

@@ -293,6 +293,9 @@ function build(choices: readonly number[], only: readonly string[]): Graph {
 export const graphs = (only: readonly string[] = Object.keys(STEPS)): fc.Arbitrary<Graph> =>
   fc.array(fc.nat(2 ** 16), { minLength: 8, maxLength: 400, size: "max" }).map((choices) => build(choices, only));
 
+/** Shrinking a failure stops after this long: the best found so far is reported. A passing run takes a tenth of it. */
+export const PATIENCE = { interruptAfterTimeLimit: 20_000 } as const;
+
 /** Small whole numbers for every parameter and input, from a seed. */
 export function bindings(graph: Graph, seed: number): Record<string, NdArray> {
   let state = seed >>> 0;

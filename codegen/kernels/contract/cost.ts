@@ -3,7 +3,7 @@ import { MAX_ACCUMULATORS, MAX_SOURCE, MAX_TERMS, MAX_TRIPS } from "../../limits
 import type { Axis } from "../../kernel.js";
 import { countSide, type SideCount, widthOf } from "./place.js";
 import type { Problem } from "./problem.js";
-import { type AxisLayout, layOutAxis, type Level, type LevelKind, levelSize, type Part, product, type Schedule } from "./schedule.js";
+import { type AxisLayout, layOutAxis, type Level, type LevelKind, levelSize, type Part, product, type Schedule, type Width } from "./schedule.js";
 
 /** Per invocation unless said otherwise. */
 export interface Counts {
@@ -55,7 +55,7 @@ const NO_SIDE: SideCount = { loads: 0, live: 1, sets: 1 };
 export class Counter {
   readonly #layouts = new Map<string, { readonly id: number; readonly layout: AxisLayout }>();
   readonly #sides = new Map<string, SideCount>();
-  readonly #widths = new Map<string, 1 | 2 | 4>();
+  readonly #widths = new Map<string, Width>();
   readonly #relevant: readonly (readonly number[])[];
   readonly problem: Problem;
 

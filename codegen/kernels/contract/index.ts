@@ -3,11 +3,9 @@
  * search.ts chooses a schedule by counted cost, place.ts and terms.ts unroll it, emit.ts prints it.
  */
 import { CompileError } from "../../../ir/error.js";
-import { shiftAffine } from "../../affine.js";
 import { freeBuffers } from "../../expr.js";
 import type { Affine, Axis, Buffer, ContractSpec, Kernel, Limits, Lowered, Store } from "../../kernel.js";
 import { MAX_SOURCE } from "../../limits.js";
-import type { Costed } from "./cost.js";
 import { emitKernel, laneAxis } from "./emit.js";
 import { type Problem, problemOf } from "./problem.js";
 import { levelSize, type Schedule } from "./schedule.js";
@@ -80,7 +78,7 @@ function partialSums(problem: Problem, schedule: Schedule) {
     if (axis.size > 1) by.set(axis, stride);
     stride = stride === 1 ? Math.ceil(axis.size / 4) * 4 : stride * axis.size;
   }
-  const address: Affine = shiftAffine({ at: 0, by }, 0);
+  const address: Affine = { at: 0, by };
   const partials: Buffer = { name: `partials_${spec.label.replace(/[^A-Za-z0-9]+/g, "_")}`, dtype: "f32", elements: stride };
   const store: Store = { buffer: partials, address, value: { kind: "acc", dtype: "f32" } };
   const access = { buffer: partials, address, bounds: [], quotients: [], fill: 0 };

@@ -1,7 +1,7 @@
 /** Passes 1, 2 and 4: digits become addresses, bounds become true, false or a run-time guard, elements become lanes of loads. */
 import { type Guard, Pool, type Sum } from "./pool.js";
 import type { Form, Side } from "./problem.js";
-import { type AxisLayout, gcd } from "./schedule.js";
+import { type AxisLayout, gcd, type Width } from "./schedule.js";
 
 /** What every combination of an operand's pinned digits reads. Index: Σ strides[axis] · pin of the axis. */
 export interface Table {
@@ -41,11 +41,11 @@ function splitAddress(side: Side, layout: readonly AxisLayout[]) {
 }
 
 /** The widest load an operand allows: 4, 2 or 1 elements, from the gcd of everything that is unknown in its address. */
-export function widthOf(side: Side, layout: readonly AxisLayout[]): 1 | 2 | 4 {
+export function widthOf(side: Side, layout: readonly AxisLayout[]): Width {
   const { sum, open } = splitAddress(side, layout);
   const common = [...sum.map(([, c]) => c), ...open.map((q) => q.stride)].reduce(gcd, 0);
   const width = common % 4 === 0 ? 4 : common % 2 === 0 ? 2 : 1;
-  return width > side.widest ? side.widest : width;
+  return Math.min(width, side.widest) as Width;
 }
 
 /** f(pins) = at + Σ part(axis, pin), for every combination of pins of the relevant axes, in table order. */
@@ -101,7 +101,7 @@ function place(side: Side, known: Side["quotients"], layout: readonly AxisLayout
 }
 
 /** Reads `side` at every combination of pinned digits. */
-export function tabulate(side: Side, layout: readonly AxisLayout[], pool: Pool, width: 1 | 2 | 4): Table {
+export function tabulate(side: Side, layout: readonly AxisLayout[], pool: Pool, width: Width): Table {
   const { sum, known, open } = splitAddress(side, layout);
   const { strides, guards, addresses, relevant } = place(side, known, layout, pool);
   const plain = open.length === 0 ? pool.base({ buffer: side.buffer, width, sum, quotients: [] }) : -1;
@@ -136,7 +136,7 @@ export interface SideCount {
 }
 
 /** The figures of `tabulate`'s table without the table. A division left open counts as if no two loads were equal. */
-export function countSide(side: Side, layout: readonly AxisLayout[], width: 1 | 2 | 4): SideCount {
+export function countSide(side: Side, layout: readonly AxisLayout[], width: Width): SideCount {
   const { known, open } = splitAddress(side, layout);
   const { guards, addresses, within } = place(side, known, layout, new Pool());
   const sets = new Set<number>();

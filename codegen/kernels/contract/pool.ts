@@ -1,5 +1,6 @@
 /** What printed bodies are made of: guards, guard sets, run-time addresses and loads, each kept once and known by number. */
 import type { Buffer } from "../../kernel.js";
+import type { Width } from "./schedule.js";
 
 /** Σ coefficient · digit name */
 export type Sum = readonly (readonly [name: string, coefficient: number])[];
@@ -12,7 +13,7 @@ export type Guard =
 /** The run-time part of an address in elements: sum + Σ stride · ((at + sum) / divisor). */
 export interface Base {
   readonly buffer: Buffer;
-  readonly width: 1 | 2 | 4;
+  readonly width: Width;
   readonly sum: Sum;
   readonly quotients: readonly { readonly sum: Sum; readonly at: number; readonly divisor: number; readonly stride: number }[];
 }

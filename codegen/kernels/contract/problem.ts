@@ -15,7 +15,7 @@ export interface Side {
   readonly bounds: readonly { readonly form: Form; readonly low: number; readonly high: number }[];
   readonly quotients: readonly { readonly form: Form; readonly divisor: number; readonly stride: number }[];
   /** The widest view the buffer may be declared with: its epilogue or a store may forbid vectors. */
-  readonly widest: 1 | 2 | 4;
+  readonly widest: 1 | 4;
 }
 
 export interface Problem {

@@ -10,6 +10,9 @@ export interface Level {
   readonly size: number;
 }
 
+/** Elements per load. */
+export type Width = 1 | 2 | 4;
+
 export interface Schedule {
   /** Levels of every axis, outermost first. Their sizes multiply to at least the axis's size. */
   readonly levels: ReadonlyMap<Axis, readonly Level[]>;

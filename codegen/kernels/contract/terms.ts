@@ -2,7 +2,7 @@
 import { type Table, tabulate, tabulateEnds, widthOf } from "./place.js";
 import { Pool } from "./pool.js";
 import type { Problem, Side } from "./problem.js";
-import type { AxisLayout } from "./schedule.js";
+import type { AxisLayout, Width } from "./schedule.js";
 
 export interface Tables {
   readonly layout: readonly AxisLayout[];
@@ -13,13 +13,13 @@ export interface Tables {
 }
 
 export interface Widths {
-  readonly left: 1 | 2 | 4;
-  readonly right: 1 | 2 | 4;
+  readonly left: Width;
+  readonly right: Width;
 }
 
 /** How wide each operand buffer is viewed; one buffer has one view per kernel. */
 export function widths(problem: Problem, layout: readonly AxisLayout[]): Widths {
-  const width = (side: Side | undefined): 1 | 2 | 4 => {
+  const width = (side: Side | undefined): Width => {
     if (side === undefined) return 4;
     const w = widthOf(side, layout);
     return w === 2 && problem.loaded.has(side.buffer) ? 1 : w;
@@ -27,7 +27,7 @@ export function widths(problem: Problem, layout: readonly AxisLayout[]): Widths 
   const left = width(problem.left);
   const right = width(problem.right);
   if (problem.left?.buffer !== problem.right?.buffer) return { left, right };
-  const both = left < right ? left : right;
+  const both = Math.min(left, right) as Width;
   return { left: both, right: both };
 }
 

@@ -5,8 +5,8 @@ import type { NdArray } from "../../../ir/ndarray.js";
 import { type DType, size } from "../../../ir/type.js";
 import type { Context, ImportOp } from "../context.js";
 import { MAX_FOLDED } from "../fold.js";
-import { onnxType } from "../model.js";
-import { decodeTensor, irType } from "../tensor.js";
+import { type ExternalRef, type OnnxNode, type OnnxTensor, onnxType } from "../model.js";
+import { countElements, decodeTensor, irType, numericType } from "../tensor.js";
 
 const known = (dtype: DType, shape: readonly number[], data: readonly number[]): NdArray => ({ dtype, shape, data: Float64Array.from(data) });
 
@@ -85,3 +85,30 @@ export const constantOps: Readonly<Record<string, ImportOp>> = {
   Identity: (c) => c.x(0),
   Dropout: dropout,
 };
+
+/** A float tensor that a node's attributes spell; its numbers are made when they are read. */
+const bareTensor = (name: string, dims: readonly number[], numbers: () => Float32Array): OnnxTensor => ({
+  name, dims, type: 1, floats: [], int32s: [], int64s: [], uint64s: [], doubles: [], strings: 0, external: undefined,
+  get raw() {
+    return new Uint8Array(numbers().buffer);
+  },
+});
+
+/**
+ * The float tensor of a Constant or ConstantOfShape node, for one that is a weight; undefined for other types.
+ * `numbers` gives the shape that a ConstantOfShape reads.
+ */
+export function constantTensor(node: OnnxNode, numbers: (name: string) => ArrayLike<number>, external: (ref: ExternalRef) => Uint8Array): OnnxTensor | undefined {
+  const name = node.outputs[0] ?? "";
+  const t = node.attrs.get("value")?.t;
+  if (t && irType(numericType(t)) !== "f32") return undefined;
+  if (node.op === "Constant") {
+    const floats = node.attrs.get("value_floats")?.floats ?? [];
+    return t ?? (floats.length > 0 ? bareTensor(name, [floats.length], () => Float32Array.from(floats)) : undefined);
+  }
+  const fill = t ? (decodeTensor(t, external).data[0] ?? 0) : 0;
+  const dims = Array.from(numbers(node.inputs[0] ?? ""));
+  const made = bareTensor(name, dims, () => new Float32Array(size(dims)).fill(fill));
+  countElements(made); // refuses impossible shapes before anything is allocated
+  return made;
+}

@@ -1,0 +1,72 @@
+/** The files of a generated module, as text: what to write is decided here, writing is the caller's. */
+import type { Artifact } from "../../runtime/artifact.js";
+import { moduleTypes, oneLine } from "./types.js";
+
+export interface ModuleOptions {
+  /** Specifier of the runtime in imports: "kfacc/runtime", or "./runtime/index.js" for a folder that stands alone. */
+  readonly runtime: string;
+  /** Of the compiler. */
+  readonly version: string;
+  /** Lines about the program for the head of index.js. */
+  readonly summary: readonly string[];
+}
+
+/** What `plan.json` holds: the artifact and where its kernels are. */
+export interface ModulePlan extends Artifact {
+  readonly kernelFiles: readonly string[];
+}
+
+/** `kernels/07_contract_64x10.wgsl`: in the plan's order, which is that of first use. */
+export function kernelFiles(artifact: Artifact): string[] {
+  const { kernels } = artifact.plan;
+  const digits = Math.max(2, String(kernels.length - 1).length);
+  return kernels.map((k, i) => `kernels/${String(i).padStart(digits, "0")}_${k.name.replace(/[^A-Za-z0-9_.-]+/g, "_").slice(0, 80)}.wgsl`);
+}
+
+/** Path → text. Same artifact, same bytes. `weights.safetensors` is not among them. */
+export function moduleFiles(artifact: Artifact, sources: readonly string[], options: ModuleOptions): ReadonlyMap<string, string> {
+  const files = kernelFiles(artifact);
+  const plan: ModulePlan = { ...artifact, kernelFiles: files };
+  return new Map([
+    ...files.map((file, i) => [file, withNewline(sources[i] as string)] as const),
+    ["index.d.ts", moduleTypes(artifact, options.runtime)],
+    ["index.js", indexSource(artifact, options)],
+    // last: a folder with a plan has everything the plan names
+    ["plan.json", `${JSON.stringify(plan, undefined, 1)}\n`],
+  ]);
+}
+
+const withNewline = (text: string): string => (text.endsWith("\n") ? text : `${text}\n`);
+
+function indexSource(artifact: Artifact, { runtime, version, summary }: ModuleOptions): string {
+  const inputs = artifact.inputs.map((i) => `${i.name} ${i.dtype}[${[...i.shape.slice(0, i.examples ?? 0), ...(i.examples === null ? [] : ["N"]), ...i.shape.slice(i.examples ?? 0)].join(", ")}]`);
+  const lines = [
+    `${artifact.name}: a ${artifact.optimizer} training program for WebGPU. Made by kfacc ${version}; changes are lost when it runs again.`,
+    "",
+    ...summary,
+    `inputs   ${inputs.join(", ")}`,
+    `target   ${artifact.target.dtype}[${["N", ...artifact.target.shape].join(", ")}]${artifact.classes === null ? "" : `, classes 0 … ${artifact.classes - 1}`}, loss ${artifact.loss}`,
+    "",
+    ...layerLines(artifact),
+  ];
+  return `/*
+${lines.map((l) => ` * ${oneLine(l)}`.trimEnd()).join("\n")}
+ *
+ *   const trainer = await load();
+ *   const { loss } = trainer.step({ ${artifact.inputs.map((i) => `${JSON.stringify(i.name)}: { shape, data }`).map(oneLine).join(", ")}, target: { shape, data } });
+ */
+import { loadModule } from ${JSON.stringify(runtime)};
+
+export const load = (options = {}) => loadModule(new URL("./", import.meta.url), options);
+`;
+}
+
+function layerLines({ layers, orphans }: Artifact): string[] {
+  const rows = layers.map((l) => [l.name, l.kind, l.params.bias ?? "–", String(l.T), String(l.dA), String(l.dG)]);
+  const all = [["layer", "kind", "bias", "T", "A", "G"], ...rows];
+  const widths = (all[0] as string[]).map((_, c) => Math.max(...all.map((r) => (r[c] as string).length)));
+  return [
+    ...(rows.length > 0 ? all.map((r) => r.map((cell, c) => cell.padEnd(widths[c] as number)).join("  ")) : []),
+    ...orphans.map((o) => `${o.param}: no layer (${o.reason}); ${o.update}`),
+  ];
+}

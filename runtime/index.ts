@@ -1,0 +1,9 @@
+/** What generated modules, and programs that use them, import as `kfacc/runtime`. Browser-safe. */
+export { type Artifact, type HostOptions, HOST_DEFAULTS, type Knob, type LayerInfo, type OrphanInfo, RUN_KNOBS, type RunScalars, RuntimeFault, type TensorInfo } from "./artifact.js";
+export { type BatchOptions, batchAt, batches, type BatchStep, epochOrder, type ExampleArray, type Examples, inOrder, type OrderState, permutation } from "./batches.js";
+export { adopt, openBrowserDevice, type OpenDevice } from "./device.js";
+export { type Factors, Fisher } from "./fisher.js";
+export { loadModule, type LoadOptions, type ModuleData, parameters, readModule } from "./load.js";
+export { decode as decodeSafetensors, encode as encodeSafetensors, type SafeFile, type SafeTensor } from "./safetensors.js";
+export type { Batch, Tensor } from "./tensors.js";
+export { type Metrics, type StepResult, Trainer, type TrainerEvent, type TrainerOptions } from "./trainer.js";

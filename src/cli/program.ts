@@ -1,0 +1,83 @@
+/** A model file or a compiled folder, made ready to evaluate and predict on a device. */
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { CompileError } from "../../ir/error.js";
+import { type Artifact, RuntimeFault } from "../../runtime/artifact.js";
+import { openDevice } from "../../runtime/adapter.node.js";
+import { type ModuleData, parameters, readModule } from "../../runtime/load.js";
+import { Trainer, type TrainerOptions } from "../../runtime/trainer.js";
+import { compile } from "../compile.js";
+import { type Dataset, openDataset } from "../data/dataset.js";
+import { kindOf, readFileOr } from "../files.js";
+import type { Settings } from "../options.js";
+import type { LabelSpec } from "../data/fit.js";
+import type { Io } from "./io.js";
+import { compileOptions, openFor } from "./setup.js";
+
+/** `needsLoss`: otherwise any loss will do where none is known. */
+export async function openProgram(path: string, s: Settings, io: Io, needsLoss: boolean): Promise<ModuleData> {
+  const data = (await kindOf(path)) === "folder" ? await openFolder(path) : await compileFor(path, s, io, needsLoss);
+  const weights = s.text("weights");
+  return weights === undefined ? data : { ...data, weights: parameters(data.artifact, await readFileOr("missing-data", weights)) };
+}
+
+async function openFolder(path: string): Promise<ModuleData> {
+  if ((await kindOf(join(path, "plan.json"))) !== "file") throw new CompileError("missing-data", "the folder holds no compiled model: it has no plan.json", `folder "${path}"`, "make it with kfacc compile, or name a model file");
+  return readModule(pathToFileURL(`${path}/`));
+}
+
+async function compileFor(path: string, s: Settings, io: Io, needsLoss: boolean): Promise<ModuleData> {
+  const model = await openFor(path, s);
+  for (const n of model.notes) io.note(`note: ${n}`);
+  const given = compileOptionsForUse(s);
+  const attempt = (loss: object) => compile(model.forward, { ...given, ...loss });
+  const made = (() => {
+    try {
+      return attempt({});
+    } catch (e) {
+      if (needsLoss || !(e instanceof CompileError && e.code === "loss-unknown")) throw e;
+      return attempt({ loss: "half-sse" });
+    }
+  })();
+  return { artifact: made.artifact, sources: made.sources, weights: Object.fromEntries(made.weights) };
+}
+
+/** Nothing is trained: the smallest program that evaluates and predicts. */
+function compileOptionsForUse(s: Settings) {
+  const { loss, batches } = compileOptions(s);
+  return { ...(loss ? { loss } : {}), batches, optimizer: "sgd" as const, fisher: { kind: "mc" as const, samples: 1 }, weightDecayMode: "l2" as const };
+}
+
+/** What the loss wants as targets. */
+export function labelsOf(a: Artifact): LabelSpec {
+  if (a.classes !== null) return { kind: "classes", count: a.classes, shape: a.target.shape };
+  return { kind: "values", shape: a.target.shape, ...(a.loss === "bernoulli-ce" ? { range: [0, 1] as const } : {}) };
+}
+
+export async function openData(a: Artifact, s: Settings, io: Io, options: { readonly labels: boolean; readonly split: "train" | "test" }): Promise<Dataset> {
+  const data = await openDataset(s.required("data"), {
+    inputs: a.inputs.map((i) => ({ name: i.name, shape: i.shape, dtype: i.dtype })),
+    ...(options.labels ? { labels: labelsOf(a) } : {}),
+    target: s.text("target"), scale: s.optionalNumber("scale"), split: (s.text("split") as "train" | "test" | undefined) ?? options.split,
+  });
+  for (const n of data.notes) io.note(`note: ${n}`);
+  return data;
+}
+
+/** Opens a device and a trainer for `use`, and closes both on every way out. */
+export async function withTrainer<T>(data: ModuleData, io: Io, options: TrainerOptions, use: (trainer: Trainer) => Promise<T>): Promise<T> {
+  const open = await openDevice();
+  try {
+    io.note(`device: ${open.name} (${open.kind})`);
+    const trainer = await Trainer.create(open.device, data.artifact, data.sources, data.weights, { ...options, adapter: open.name });
+    try {
+      return await use(trainer);
+    } finally {
+      await trainer.dispose().catch(() => {});
+    }
+  } finally {
+    await open.close();
+  }
+}
+
+export const isFault = (e: unknown, code: string): boolean => (e instanceof CompileError || e instanceof RuntimeFault) && e.code === code;

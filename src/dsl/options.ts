@@ -1,0 +1,39 @@
+/** Options of layers. */
+import type { LossKind } from "../train/loss.js";
+import type { Init } from "./record.js";
+
+export type Loss = LossKind | "cross-entropy" | "bce";
+
+export interface Named {
+  /** Parameters are called `name.weight` and `name.bias`. Default: the kind and a running number, as `dense1`. */
+  readonly name?: string;
+}
+export interface DenseOptions extends Named {
+  /** Default true, beginning at 0. */
+  readonly bias?: boolean;
+  /** Of the weight; default "he". */
+  readonly init?: Init;
+}
+export interface WindowOptions extends Named {
+  readonly stride?: number | readonly number[];
+  /** "same": ⌈extent / stride⌉ positions. A number or one per axis: zeros on both sides. Two per axis: all befores, then all afters. Default 0. */
+  readonly pad?: "same" | "valid" | number | readonly number[];
+  readonly dilation?: number | readonly number[];
+}
+export interface ConvOptions extends WindowOptions, DenseOptions {
+  readonly groups?: number;
+}
+export interface PoolOptions extends WindowOptions {
+  /** Average pooling divides by the taps inside the input only, unless this is set. */
+  readonly countPad?: boolean;
+}
+export interface NormOptions extends Named {
+  /** Added to the variance; default 1e-5. */
+  readonly epsilon?: number;
+}
+export interface ParamOptions {
+  /** Default "glorot". */
+  readonly init?: Init;
+  /** Default true. */
+  readonly trainable?: boolean;
+}
