@@ -108,7 +108,12 @@ class Planner {
     for (const c of low.copies) lastUse.set(low.buffers.get(c.from) as Buffer, units.length);
     const free = new Set(this.#slots);
     const steps: PlanStep[] = [];
+    // an update in place shares its input's buffer: until it is written, the buffer holds the input
     const valueOf = new Map([...low.buffers].map(([v, b]) => [b, v.name] as const));
+    const holds = new Map([...low.graph.params, ...low.graph.inputs].flatMap(({ value }) => {
+      const b = low.buffers.get(value);
+      return b ? [[b, value.name] as const] : [];
+    }));
     units.forEach((unit, k) => {
       const mine = new Set(unit.buffers);
       for (const b of mine) {
@@ -120,8 +125,13 @@ class Planner {
       steps.push({
         kernel: unit.kernel, workgroups: unit.workgroups,
         buffers: unit.bindings.map((b) => (b === undefined ? -1 : (place.get(b) as number))),
-        values: unit.bindings.map((b) => (b === undefined ? "run" : (valueOf.get(b) ?? b.name))),
+        values: unit.bindings.map((b, at) => {
+          if (b === undefined) return "run";
+          const reads = this.kernels[unit.kernel]?.bindings[at] === "read";
+          return (reads ? holds.get(b) : undefined) ?? valueOf.get(b) ?? `scratch ${b.name}`;
+        }),
       });
+      unit.bindings.forEach((b, at) => { if (b && this.kernels[unit.kernel]?.bindings[at] === "read_write") holds.delete(b); });
       for (const b of mine) {
         const slot = place.get(b) as number;
         if (lastUse.get(b) === k && this.buffers[slot]?.kind === "slot") free.add(slot);

@@ -159,11 +159,9 @@ class Finder {
     }
     const line = this.#pattern.nodes.find((n) => n.results.includes(name)) as PatternNode;
     const node = this.#producers.get(value);
-    const before = found.nodes.get(line);
-    if (node?.op !== line.op || node.results[line.results.indexOf(name)] !== value || (before && before !== node)) return;
+    if (node?.op !== line.op || node.results[line.results.indexOf(name)] !== value || node.inputs.length !== line.inputs.length) return;
     // two lines are two nodes
-    if (!before && [...found.nodes.values()].includes(node)) return;
-    if (node.inputs.length !== line.inputs.length) return;
+    if ([...found.nodes.values()].includes(node)) return;
     const values = new Map(found.values);
     line.results.forEach((result, k) => { values.set(result, node.results[k] as Value); });
     const next = { ...found, values, nodes: new Map(found.nodes).set(line, node) };

@@ -43,13 +43,13 @@ export async function readModule(base: URL, weights?: URL | Uint8Array): Promise
 }
 
 /** The parameters in a safetensors file: a weights file, or a checkpoint (`param/<name>`). @throws RuntimeFault "bad-data". */
-export function parameters(artifact: Artifact, bytes: Uint8Array): Record<string, Tensor> {
-  const { tensors } = decode(bytes, "weights");
+export function parameters(artifact: Artifact, bytes: Uint8Array, where = "weights"): Record<string, Tensor> {
+  const { tensors } = decode(bytes, where);
   return Object.fromEntries(artifact.params.map((p) => {
     const t = tensors[p.name] ?? tensors[`param/${p.name}`];
     const wanted = `F32[${p.shape.join(", ")}]`;
-    if (!t) throw new RuntimeFault("bad-data", `no tensor "${p.name}"`, "weights", "the file does not belong to this model");
-    if (t.dtype !== "F32" || t.shape.join() !== p.shape.join()) throw new RuntimeFault("bad-data", `tensor "${p.name}" is ${t.dtype}[${t.shape.join(", ")}], the model takes ${wanted}`, "weights");
+    if (!t) throw new RuntimeFault("bad-data", `no tensor "${p.name}"`, where, "the file does not belong to this model");
+    if (t.dtype !== "F32" || t.shape.join() !== p.shape.join()) throw new RuntimeFault("bad-data", `tensor "${p.name}" is ${t.dtype}[${t.shape.join(", ")}], the model takes ${wanted}`, where);
     return [p.name, { shape: t.shape, data: t.data as Float32Array }];
   }));
 }

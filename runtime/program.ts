@@ -1,5 +1,5 @@
 /** A plan on a device: pipelines and bind groups made once, entries encoded into one pass, buffers written and read back. */
-import { type Plan, type PlanBuffer, type PlanEntry, RUN_BYTES, RUN_FIELDS, RuntimeFault } from "./artifact.js";
+import { type Plan, type PlanBuffer, type PlanEntry, type PlanKernel, RUN_BYTES, RUN_FIELDS, RuntimeFault } from "./artifact.js";
 
 export type HostArray = Float32Array | Int32Array | Uint32Array;
 
@@ -13,6 +13,7 @@ interface Prepared {
 const pipelines = new WeakMap<GPUDevice, Map<string, Promise<{ pipeline: GPUComputePipeline; layout: GPUBindGroupLayout }>>>();
 
 export class Program {
+  readonly #sources: readonly string[];
   readonly #buffers: readonly GPUBuffer[];
   readonly #entries = new Map<string, Prepared>();
   readonly #byName = new Map<string, number>();
@@ -20,7 +21,8 @@ export class Program {
   readonly #runBytes = new ArrayBuffer(RUN_BYTES);
   #disposed = false;
 
-  private constructor(readonly device: GPUDevice, readonly plan: Plan, buffers: readonly GPUBuffer[], run: GPUBuffer) {
+  private constructor(readonly device: GPUDevice, readonly plan: Plan, sources: readonly string[], buffers: readonly GPUBuffer[], run: GPUBuffer) {
+    this.#sources = sources;
     this.#buffers = buffers;
     this.#run = run;
     plan.buffers.forEach((b, k) => { this.#byName.set(b.name, k); });
@@ -28,9 +30,10 @@ export class Program {
 
   /**
    * @param sources WGSL text of each kernel of the plan, in order.
+   * @param options lazy: pipelines are made when `prepare` first asks for an entry, not all at once
    * @throws RuntimeFault "out-of-memory" if the buffers do not fit; "internal" if a kernel does not compile.
    */
-  static async create(device: GPUDevice, plan: Plan, sources: readonly string[]): Promise<Program> {
+  static async create(device: GPUDevice, plan: Plan, sources: readonly string[], options: { readonly lazy?: boolean } = {}): Promise<Program> {
     const usage = GPU_STORAGE | GPU_COPY_SRC | GPU_COPY_DST;
     device.pushErrorScope("out-of-memory");
     device.pushErrorScope("validation");
@@ -43,18 +46,34 @@ export class Program {
       const total = plan.buffers.reduce((n, b) => n + b.bytes, 0);
       throw new RuntimeFault("out-of-memory", `the program's ${plan.buffers.length} buffers (${total} bytes) cannot be allocated: ${(memory ?? invalid)?.message}`, undefined, "use a smaller batch");
     }
-    const program = new Program(device, plan, buffers, run);
-    const ready = await Promise.all(plan.kernels.map((k, i) => pipelineFor(device, sources[i] as string, k.bindings, k.name)));
-    for (const [name, entry] of Object.entries(plan.entries)) program.#entries.set(name, program.#prepare(entry, ready));
+    const program = new Program(device, plan, sources, buffers, run);
+    if (!options.lazy) await program.prepare(Object.keys(plan.entries));
     return program;
   }
 
-  #prepare(entry: PlanEntry, ready: readonly { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout }[]): Prepared {
+  /** Makes the pipelines and bind groups of entries, once. Must have resolved before an entry is submitted. */
+  async prepare(names: readonly string[]): Promise<void> {
+    const missing = names.filter((n) => !this.#entries.has(n));
+    if (missing.length === 0) return;
+    const entries = missing.map((name) => {
+      const entry = this.plan.entries[name];
+      if (!entry) throw new RuntimeFault("internal", `the program has no entry "${name}"`);
+      return [name, entry] as const;
+    });
+    const needed = new Set(entries.flatMap(([, e]) => e.steps.flatMap((s) => ("kernel" in s ? [s.kernel] : []))));
+    const ready = new Map(await Promise.all([...needed].map(async (k) => {
+      const { name, bindings } = this.plan.kernels[k] as PlanKernel;
+      return [k, await pipelineFor(this.device, this.#sources[k] as string, bindings, name)] as const;
+    })));
+    for (const [name, entry] of entries) this.#entries.set(name, this.#prepare(entry, ready));
+  }
+
+  #prepare(entry: PlanEntry, ready: ReadonlyMap<number, { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout }>): Prepared {
     const known = new Map<string, GPUBindGroup>();
     return {
       steps: entry.steps.map((step) => {
         if ("from" in step) return { from: this.#buffers[step.from] as GPUBuffer, to: this.#buffers[step.to] as GPUBuffer, bytes: step.bytes };
-        const { pipeline, layout } = ready[step.kernel] as { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout };
+        const { pipeline, layout } = ready.get(step.kernel) as { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout };
         const key = `${step.kernel}:${step.buffers.join(",")}`;
         const group = known.get(key) ?? this.device.createBindGroup({
           layout,
@@ -64,10 +83,6 @@ export class Program {
         return { pipeline, group, workgroups: step.workgroups };
       }),
     };
-  }
-
-  has(entry: string): boolean {
-    return this.#entries.has(entry);
   }
 
   buffer(name: string): { readonly info: PlanBuffer; readonly gpu: GPUBuffer } {
@@ -107,7 +122,7 @@ export class Program {
     let pass: GPUComputePassEncoder | undefined;
     for (const name of entries) {
       const entry = this.#entries.get(name);
-      if (!entry) throw new RuntimeFault("internal", `the program has no entry "${name}"`);
+      if (!entry) throw new RuntimeFault("internal", `entry "${name}" was not prepared`);
       for (const step of entry.steps) {
         if ("from" in step) {
           pass?.end();

@@ -82,7 +82,7 @@ export class Trainer implements TrainerCore {
   static async create(device: GPUDevice, artifact: Artifact, sources: readonly string[], weights: Readonly<Record<string, Tensor>>, options: TrainerOptions = {}): Promise<Trainer> {
     if (artifact.version !== ARTIFACT_VERSION)
       throw new RuntimeFault("bad-option", `the artifact has version ${artifact.version}, this runtime reads ${ARTIFACT_VERSION}`, artifact.name, "compile the model again");
-    const program = await Program.create(device, artifact.plan, sources);
+    const program = await Program.create(device, artifact.plan, sources, { lazy: true });
     const trainer = new Trainer(artifact, program, options);
     void device.lost.then((info) => {
       if (!trainer.#disposed) trainer.#fault ??= new RuntimeFault("device-lost", `the GPU device was lost: ${info.message || info.reason}`, undefined, "restart from the last checkpoint");
@@ -134,7 +134,9 @@ export class Trainer implements TrainerCore {
       const tail = `${prepared.weight ? ".masked" : ""}@${prepared.batch}`;
       this.#upload(prepared);
       this.program.writeRun({ ...this.#fields(run), count: prepared.weightSum, keep: first ? 0 : 1 });
-      this.program.submit([`gradients${open.stats ? ".stats" : ""}${tail}`]);
+      const entry = `gradients${open.stats ? ".stats" : ""}${tail}`;
+      await this.program.prepare([entry]);
+      this.program.submit([entry]);
       const name = `lossSum@${prepared.batch}`;
       const [values] = await this.program.read([name]);
       return (values as Float32Array)[0] as number;
@@ -169,6 +171,7 @@ export class Trainer implements TrainerCore {
     const tail = kfac || !front?.startsWith("step") ? ["back"] : [];
     const fronts = front ? [front] : [];
     const step = this.state.stepCount;
+    await this.program.prepare([...fronts, ...(kfac && (refresh || !this.state.inverted) ? ["refresh"] : []), ...tail]);
     if (kfac && !this.state.inverted) {
       this.program.submit(fronts);
       await this.#firstInverses(fields);
@@ -270,6 +273,7 @@ export class Trainer implements TrainerCore {
       const names = (p: Prepared) => [`lossSum@${p.batch}`, ...(this.artifact.classes === null ? [] : [`correctSum@${p.batch}`])];
       for (const batch of data) {
         const p = prepareBatch(this.artifact, batch, { target: true }, true);
+        await this.program.prepare([`evaluate@${p.batch}`]);
         this.#upload(p);
         inFlight.push([p, this.#readback.submit([`evaluate@${p.batch}`], names(p))]);
         if (inFlight.length < 4) continue;
@@ -294,6 +298,7 @@ export class Trainer implements TrainerCore {
         const count = Math.min(largest, total - start);
         const p = prepareBatch(this.artifact, this.#cut(inputs, start, count), { target: false }, true);
         for (const [name, data] of p.arrays) if (this.program.hasBuffer(`${name}@${p.batch}`)) this.program.write(`${name}@${p.batch}`, data);
+        await this.program.prepare([`predict@${p.batch}`]);
         this.program.submit([`predict@${p.batch}`]);
         const arrays = await this.program.read(this.artifact.outputs.map((o) => `out/${o.name}@${p.batch}`));
         this.artifact.outputs.forEach((o, k) => {

@@ -73,7 +73,7 @@ export const FLAGS: readonly Flag[] = [
 
   { name: "data", short: "d", group: "data", kind: "text", value: "PATH", doc: "folder or file with IDX images (MNIST), .npz, .csv or .csv.gz" },
   { name: "target", group: "data", kind: "text", value: "COLUMN", doc: "target column(s) of a .csv by name or index, target array of a .npz", defaultDoc: "the last column; y" },
-  { name: "scale", group: "data", kind: "number", doc: "multiplies the inputs", unit: "factor", range: [-1e30, 1e30], defaultDoc: "1/255 for images of bytes, else 1" },
+  { name: "scale", group: "data", kind: "number", doc: "multiplies the inputs", unit: "factor", defaultDoc: "1/255 for images of bytes, else 1" },
   { name: "split", group: "data", kind: "choice", choices: ["train", "test"], doc: "which half of a data set that holds both", defaultDoc: "train to train, else test" },
   { name: "val", group: "data", kind: "number", doc: "held out for validation; 0: none", unit: "fraction of the examples", range: [0, 0.99], default: 0.1 },
   { name: "shuffle", group: "data", kind: "switch", doc: "visit the examples in a new order each epoch", default: true },
@@ -94,7 +94,7 @@ export const FLAGS: readonly Flag[] = [
   { name: "resume", group: "training", kind: "text", value: "FILE", doc: "go on from a checkpoint, with its options where none are given" },
   { name: "weights-only", group: "training", kind: "switch", doc: "take just the parameters from --resume and start anew", default: false },
 
-  { name: "weights", short: "w", group: "data", kind: "text", value: "FILE", doc: "a checkpoint or .safetensors to take the parameters from", defaultDoc: "the model's own" },
+  { name: "weights", short: "w", group: "data", kind: "text", value: "FILE", doc: "a checkpoint, .safetensors or .onnx to take the parameters from", defaultDoc: "the model's own" },
   { name: "out", short: "o", group: "output", kind: "text", value: "PATH", doc: "what to write" },
   { name: "after", group: "output", kind: "text", value: "PASS", doc: "print the graph after this pass" },
   { name: "entry", group: "output", kind: "text", value: "NAME", doc: "print this entry of the program (front, back, refresh, step …) instead of the forward graph" },

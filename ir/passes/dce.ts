@@ -1,5 +1,5 @@
 /** Dead code elimination. */
-import type { Graph, Node, Value } from "../graph.js";
+import type { Node, Value } from "../graph.js";
 import type { Pass } from "../pass.js";
 
 /** Parameters and inputs stay, used or not: they are the graph's signature. */

@@ -2,15 +2,16 @@
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { CompileError } from "../../ir/error.js";
-import { type Artifact, RuntimeFault } from "../../runtime/artifact.js";
+import type { Artifact } from "../../runtime/artifact.js";
 import { openDevice } from "../../runtime/adapter.node.js";
 import { type ModuleData, parameters, readModule } from "../../runtime/load.js";
 import { Trainer, type TrainerOptions } from "../../runtime/trainer.js";
 import { compile } from "../compile.js";
 import { type Dataset, openDataset } from "../data/dataset.js";
+import { dataSpec } from "../dataspec.js";
 import { kindOf, readFileOr } from "../files.js";
+import { openModel } from "../model.js";
 import type { Settings } from "../options.js";
-import type { LabelSpec } from "../data/fit.js";
 import type { Io } from "./io.js";
 import { compileOptions, openFor } from "./setup.js";
 
@@ -18,7 +19,19 @@ import { compileOptions, openFor } from "./setup.js";
 export async function openProgram(path: string, s: Settings, io: Io, needsLoss: boolean): Promise<ModuleData> {
   const data = (await kindOf(path)) === "folder" ? await openFolder(path) : await compileFor(path, s, io, needsLoss);
   const weights = s.text("weights");
-  return weights === undefined ? data : { ...data, weights: parameters(data.artifact, await readFileOr("missing-data", weights)) };
+  return weights === undefined ? data : { ...data, weights: await storedWeights(weights, data.artifact) };
+}
+
+/** Parameters in a .onnx model of the same names, a checkpoint or a weights file. */
+async function storedWeights(file: string, artifact: Artifact): Promise<ModuleData["weights"]> {
+  if (!file.endsWith(".onnx")) return parameters(artifact, await readFileOr("missing-data", file), `file "${file}"`);
+  const other = await openModel(file);
+  const { weights } = other.forward(other.fileBatch ?? 2);
+  for (const p of artifact.params) {
+    const shape = weights.get(p.name)?.shape;
+    if (shape?.join() !== p.shape.join()) throw new CompileError("bad-data", shape ? `tensor "${p.name}" is [${shape.join(", ")}], the program takes [${p.shape.join(", ")}]` : `no tensor "${p.name}"`, `--weights "${file}"`, "the file does not belong to this model");
+  }
+  return Object.fromEntries(weights);
 }
 
 async function openFolder(path: string): Promise<ModuleData> {
@@ -48,16 +61,9 @@ function compileOptionsForUse(s: Settings) {
   return { ...(loss ? { loss } : {}), batches, optimizer: "sgd" as const, fisher: { kind: "mc" as const, samples: 1 }, weightDecayMode: "l2" as const };
 }
 
-/** What the loss wants as targets. */
-export function labelsOf(a: Artifact): LabelSpec {
-  if (a.classes !== null) return { kind: "classes", count: a.classes, shape: a.target.shape };
-  return { kind: "values", shape: a.target.shape, ...(a.loss === "bernoulli-ce" ? { range: [0, 1] as const } : {}) };
-}
-
 export async function openData(a: Artifact, s: Settings, io: Io, options: { readonly labels: boolean; readonly split: "train" | "test" }): Promise<Dataset> {
   const data = await openDataset(s.required("data"), {
-    inputs: a.inputs.map((i) => ({ name: i.name, shape: i.shape, dtype: i.dtype })),
-    ...(options.labels ? { labels: labelsOf(a) } : {}),
+    ...dataSpec(a, options.labels),
     target: s.text("target"), scale: s.optionalNumber("scale"), split: (s.text("split") as "train" | "test" | undefined) ?? options.split,
   });
   for (const n of data.notes) io.note(`note: ${n}`);
@@ -79,5 +85,3 @@ export async function withTrainer<T>(data: ModuleData, io: Io, options: TrainerO
     await open.close();
   }
 }
-
-export const isFault = (e: unknown, code: string): boolean => (e instanceof CompileError || e instanceof RuntimeFault) && e.code === code;

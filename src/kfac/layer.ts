@@ -143,8 +143,8 @@ function toLayer(graph: Graph, found: Match, marks: ReadonlyMap<Value, Mark>, us
   const biasView = bias && (found.nodes[1] as Node).inputs[0];
   if (bias && biasView && !biasFits(found.nodes[1] as Node, biasView, outputs.map((c) => spec.out.indexOf(c)), found.root.type.shape)) return undefined;
   const sizeOf = (c: string) => weightView.type.shape[wl.indexOf(c)] as number;
-  const T = (size(positions.map((c) => x.type.shape[xl.indexOf(c)] as number)) * 1) / examplesIn(found.root, mark);
-  const kind: LayerKindName = windowed(x, producer) ? "conv" : "dense";
+  const T = size(positions.map((c) => x.type.shape[xl.indexOf(c)] as number)) / examplesIn(found.root, mark);
+  const kind: LayerKindName = windowed(x, producer) || isPointwise(weight) ? "conv" : "dense";
   if (options.kinds && !options.kinds.includes(kind)) return `kind "${kind}" is not among --register`;
   const dA = size(inputs.map(sizeOf)) + (bias ? 1 : 0);
   const dG = size(outputs.map(sizeOf));
@@ -180,6 +180,9 @@ function windowed(value: Value, producer: ReadonlyMap<Value, Node>): boolean {
     if (n.op === "window") return true;
   return false;
 }
+
+/** A 1×1 convolution's weight [o, c, 1, 1]: its window is no window after canonicalisation. */
+const isPointwise = (weight: Value): boolean => weight.type.shape.length > 2 && weight.type.shape.slice(2).every((n) => n === 1);
 
 function reasonOf(graph: Graph, param: Value): string {
   const readers = users(graph);

@@ -84,10 +84,10 @@ describe("random contractions", () => {
     const data = new Map([[x, Float32Array.from({ length: x.elements }, () => dice.int(7) - 3)], [average.buffer, new Float32Array(45 * 45).fill(2)]]);
     const problem = problemOf(spec, PORTABLE);
     const want = interpret(spec, new Map([...data].map(([b, values]) => [b, Float64Array.from(values)])));
-    for (const tile of [1, 4, 8]) {
-      const lowered = lowerWith(problem, scheduleOf(problem, { tile: [tile, tile, 1], split: [1, 1, tile] }, false));
+    for (const [tile, split] of [[1, 1], [4, 1], [8, 1], [8, 3]] as const) {
+      const lowered = lowerWith(problem, scheduleOf(problem, { tile: [tile, tile, 1], split: [1, 1, split] }, false));
       const got = await runKernels(device, lowered.kernels, data);
-      expect([...(got.get(average.buffer) ?? [])], `tile ${tile}`).toEqual([...(want.get(average.buffer) ?? [])]);
+      expect([...(got.get(average.buffer) ?? [])], `tile ${tile}, split ${split}`).toEqual([...(want.get(average.buffer) ?? [])]);
     }
   });
 

@@ -95,7 +95,15 @@ describe("example marks", () => {
       %d = concat(%x, %x) {axis = 0}
       %s = slice(%d) {start = [6, 0, 0], size = [6, 4, 10], stride = [1, 1, 1]}
       %part = slice(%d) {start = [3, 0, 0], size = [6, 4, 10], stride = [1, 1, 1]}
-      %side = concat(%x, %x) {axis = 2}`)).toEqual({ d: "0 (2 · N · 1)", s: "0", part: "lost: it takes some examples only", side: "0" });
+      %every = slice(%d) {start = [0, 0, 0], size = [6, 4, 10], stride = [2, 1, 1]}
+      %rows = reshape(%x) {shape = [24, 10]}
+      %t1 = permute(%x) {perm = [1, 0, 2]}
+      %time = reshape(%t1) {shape = [24, 10]}
+      %mixed = concat(%rows, %time) {axis = 0}
+      %side = concat(%x, %x) {axis = 2}`)).toEqual({
+      every: "lost: it takes some examples only", rows: "0 (1 · N · 4)", t1: "1", time: "0 (4 · N · 1)", mixed: "lost: it appends something else to the examples",
+      d: "0 (2 · N · 1)", s: "0", part: "lost: it takes some examples only", side: "0",
+    });
   });
 
   it("a contraction keeps a label that is in the output, in one operand or in both", () => {

@@ -61,6 +61,12 @@ describe("patterns", () => {
     expect(match(two, wanted).map(spell)).toEqual(["x=q b=p → y"]);
   });
 
+  it("two lines are two nodes, even if they read the same", () => {
+    const wanted = pattern`(x: value) { %a = neg(%x)  %b = neg(%x)  %y = mul(%a, %b)  return %y }`;
+    expect(found("%a = neg(%x) %o = neg(%x) %y = mul(%a, %o) return y = %y", wanted)).toEqual(["x=x → y"]);
+    expect(found("%a = neg(%x) %y = mul(%a, %a) return y = %y", wanted)).toEqual([]);
+  });
+
   it("attributes that are given must be equal; others may be anything", () => {
     const rows = pattern`(x: value) { %y = reduce_sum(%x) {axes = [0]}  return %y }`;
     const any = pattern`(x: value) { %y = reduce_sum(%x)  return %y }`;

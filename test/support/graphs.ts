@@ -2,7 +2,7 @@
  * Random well-typed graphs over every op, with small shapes, and inputs to run them on. A graph is built from a stream of choices, so
  * fast-check shrinks it by shortening the stream.
  *
- * Passes reorder float64 sums. To compare results at 1e-9 all the same, two facts are tracked for each value: a bound of its
+ * Passes reorder float64 sums. To compare results at 1e-12 all the same, two facts are tracked for each value: a bound of its
  * magnitude (nothing overflows, so no NaN comes from 0 · inf), and whether it is computed exactly (small integers and
  * halves): only exact values go into ops with jumps (floor, comparisons, argmax …), where a rounding error would be seen whole.
  */
