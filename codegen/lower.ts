@@ -33,9 +33,10 @@ export interface LoweredGraph {
  */
 export function lowerGraph(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Value> = new Map()): LoweredGraph {
   const forced = new Set<Value>();
+  const nested = { ...graph, nodes: nestConcats(graph.nodes) };
   for (;;) {
     try {
-      return lowerOnce(graph, limits, inPlace, forced);
+      return lowerOnce(nested, limits, inPlace, forced);
     } catch (e) {
       if (!(e instanceof NeedsBuffer)) throw e;
       if (forced.has(e.value)) throw new CompileError("internal", `view of "${e.value.name}" cannot be resolved`);
@@ -44,13 +45,43 @@ export function lowerGraph(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Va
   }
 }
 
+/** Inputs of one concat that a kernel reads directly; more become a tree, so that no kernel needs more bindings than there are. */
+const CONCAT_WIDTH = 4;
+
+function nestConcats(nodes: readonly Node[]): Node[] {
+  return nodes.flatMap((node): Node[] => {
+    if (node.op !== "concat" || node.inputs.length <= CONCAT_WIDTH) return [node];
+    const axis = intAttr(node.attrs, "axis");
+    const made: Node[] = [];
+    let level: readonly Value[] = node.inputs;
+    while (level.length > CONCAT_WIDTH) {
+      const next: Value[] = [];
+      for (let k = 0; k < level.length; k += CONCAT_WIDTH) {
+        const part = level.slice(k, k + CONCAT_WIDTH);
+        if (part.length === 1) {
+          next.push(part[0] as Value);
+          continue;
+        }
+        const first = (part[0] as Value).type;
+        const extent = part.reduce((n, v) => n + (v.type.shape[axis] as number), 0);
+        const value: Value = { name: `${only(node).name}.part${made.length}`, type: { ...first, shape: first.shape.map((n, a) => (a === axis ? extent : n)) } };
+        made.push({ ...node, inputs: part, results: [value] });
+        next.push(value);
+      }
+      level = next;
+    }
+    return [...made, { ...node, inputs: level }];
+  });
+}
+
 function lowerOnce(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Value>, forced: ReadonlySet<Value>): LoweredGraph {
   const fusion = fuse(graph, limits, forced);
   const producer = producers(graph);
+  for (const group of fusion.groups) requireBindings(group, producer, fusion, limits);
   const buffers = new Map<Value, Buffer>();
   for (const { value } of [...graph.params, ...graph.inputs])
     if (!value.name.startsWith("run.")) buffers.set(value, bufferFor(value, value.name));
-  const { groups, direct } = placeUpdates(fusion, producer, inPlace);
+  const { groups, direct } = placeUpdates(fusion, producer, inPlace, new Set(graph.results.map((r) => r.value)));
   const copies: { from: Value; to: Value }[] = [];
   for (const group of groups)
     for (const v of group.stored) {
@@ -67,11 +98,32 @@ function lowerOnce(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Val
   return { graph, work, buffers, copies };
 }
 
+/** What is read inside a group reaches it through this many buffers at most; the widest part that fits becomes one of its own. */
+function requireBindings(group: Group, producer: ReadonlyMap<Value, Node>, fusion: Fusion, limits: Limits): void {
+  const own = new Set<Value>([...group.root.results, ...group.nodes.map(only)]);
+  const leaves = new Map<Value, ReadonlySet<Value>>();
+  const leavesOf = (v: Value): ReadonlySet<Value> => {
+    const known = leaves.get(v);
+    if (known) return known;
+    const node = producer.get(v);
+    const stored = !node || fusion.groupOf.has(v);
+    const set = stored && !own.has(v) ? new Set(v.name.startsWith("run.") ? [] : [v]) : new Set((node?.inputs ?? []).flatMap((x) => [...leavesOf(x)]));
+    leaves.set(v, set);
+    return set;
+  };
+  const all = new Set([...own].flatMap((v) => [...leavesOf(v)]));
+  if (all.size + group.stored.length + 1 <= limits.storageBuffers) return;
+  const parts = [...leaves].filter(([v, set]) => !own.has(v) && set.size > 1 && set.size + 2 <= limits.storageBuffers);
+  const widest = parts.sort((a, b) => b[1].size - a[1].size)[0];
+  // contractions and reductions bring few operands of their own: with nothing to part off, the device's real limit decides
+  if (widest) throw new NeedsBuffer(widest[0]);
+}
+
 /**
  * Orders groups so that whoever reads an input runs before the group that overwrites it, and says which results may be
- * written in place: only those whose own kernel reads the old value at the same element.
+ * written in place: only those whose own kernel reads the old value at the same element, and whose old value is no result itself.
  */
-function placeUpdates(fusion: Fusion, producer: ReadonlyMap<Value, Node>, inPlace: ReadonlyMap<Value, Value>) {
+function placeUpdates(fusion: Fusion, producer: ReadonlyMap<Value, Node>, inPlace: ReadonlyMap<Value, Value>, results: ReadonlySet<Value>) {
   const reads = (group: Group): Set<Value> => {
     const own = new Set<Value>([...group.root.results, ...group.nodes.map(only)]);
     const found = new Set<Value>();
@@ -257,7 +309,7 @@ interface Piece {
 function lowerContraction(context: GroupContext): readonly Spec[] {
   const { root } = context.group;
   const spec = parseSpec(stringAttr(root.attrs, "spec"));
-  const operands = root.inputs.map((v, k) => peel(v, k === 0 ? spec.left : spec.right, spec.out, context.producer));
+  const operands = root.inputs.map((v, k) => peel(v, k === 0 ? spec.left : spec.right, spec.out, context));
   const [l, r] = operands as [Peeled, Peeled];
   const symmetric = symmetricLabels(root);
   const specs: Spec[] = [];
@@ -282,10 +334,10 @@ interface Peeled {
   readonly extent: number;
 }
 
-function peel(value: Value, labels: string, out: string, producer: ReadonlyMap<Value, Node>): Peeled {
+function peel(value: Value, labels: string, out: string, { producer, buffers }: GroupContext): Peeled {
   const plain: Peeled = { value, labels, label: undefined, low: 0, high: 0, extent: 0 };
   const node = producer.get(value);
-  if (node?.op !== "pad" || node.attrs.value === 0) return plain;
+  if (node?.op !== "pad" || node.attrs.value === 0 || buffers.has(value)) return plain;
   const [low, high] = [intsAttr(node.attrs, "low"), intsAttr(node.attrs, "high")];
   const axes = low.flatMap((n, k) => (n > 0 || (high[k] as number) > 0 ? [k] : []));
   const axis = axes[0];

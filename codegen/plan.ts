@@ -3,7 +3,7 @@
  * whole-buffer slots; entries never overlap, so they share slots too.
  */
 import type { Graph, Value } from "../ir/graph.js";
-import type { Plan, PlanBuffer, PlanEntry, PlanKernel, PlanStep, StoredType } from "../runtime/artifact.js";
+import type { Plan, PlanBuffer, PlanCopy, PlanEntry, PlanKernel, PlanStep, StoredType } from "../runtime/artifact.js";
 import { canonicalize, canonicalizeInverse } from "./canonical.js";
 import type { Buffer, Limits, Lowered } from "./kernel.js";
 import { lowerContract } from "./kernels/contract/index.js";
@@ -90,13 +90,22 @@ class Planner {
       const to = this.#name(r.name, kind, buffer, r.value.type.shape, kind === "output" ? suffix : "");
       if (kind === "output") outputs[r.name] = to;
       if (low.copies.some((c) => c.from === r.value && c.to.name === r.name)) continue;
-      if (place.has(buffer) && place.get(buffer) !== to) extra.push({ from: r.value, to, name: r.name });
+      // a second name of a value whose old content kernels still read is copied at the end, too
+      const taken = kind === "state" && [...place].some(([b, id]) => id === to && b !== buffer);
+      if (taken || (place.has(buffer) && place.get(buffer) !== to)) extra.push({ from: r.value, to, name: r.name });
       else place.set(buffer, to);
     }
     const steps = this.#steps(low, place);
-    const copy = (from: Buffer, to: number, value: string): PlanStep => ({ from: place.get(from) as number, to, bytes: bytesOf(from.elements), value });
-    for (const c of low.copies) steps.push(copy(low.buffers.get(c.from) as Buffer, this.#named.get(c.to.name) as number, c.from.name));
-    for (const e of extra) steps.push(copy(low.buffers.get(e.from) as Buffer, e.to, e.from.name));
+    const copy = (from: Buffer, to: number, value: string): PlanCopy => ({ from: place.get(from) as number, to, bytes: bytesOf(from.elements), value });
+    const copies = [
+      ...low.copies.map((c) => copy(low.buffers.get(c.from) as Buffer, this.#named.get(c.to.name) as number, c.from.name)),
+      ...extra.map((e) => copy(low.buffers.get(e.from) as Buffer, e.to, e.from.name)),
+    ];
+    // whoever reads a buffer goes before the copy that overwrites it
+    while (copies.length > 0) {
+      const free = copies.findIndex((c) => !copies.some((other) => other !== c && other.from === c.to));
+      steps.push(...copies.splice(Math.max(0, free), 1));
+    }
     return { steps, inputs, outputs };
   }
 

@@ -2,7 +2,7 @@
  * Values as expressions over a kernel's iteration axes: movement ops vanish into index maps, elementwise ops into scalar
  * expressions, and what has a buffer becomes a load.
  */
-import type { Node, Value } from "../ir/graph.js";
+import { type Node, only, type Value } from "../ir/graph.js";
 import { floatAttr, intAttr, intsAttr } from "../ir/op.js";
 import { windowAttrs } from "../ir/ops/movement.js";
 import { OPS } from "../ir/ops/index.js";
@@ -117,7 +117,7 @@ export class Views {
   #window(node: Node, x: Value, coords: readonly Affine[]): Expr {
     const w = windowAttrs(node.attrs);
     const raw = shiftAffine(addAffine(scaleAffine(coords[w.axis] as Affine, w.stride), scaleAffine(coords[w.axis + 1] as Affine, w.dilation)), w.offset);
-    return this.through(x, { raw, divisor: w.divisor, extent: x.type.shape[w.axis] as number },
+    return this.through(node, { raw, divisor: w.divisor, extent: x.type.shape[w.axis] as number },
       (at) => [...coords.slice(0, w.axis), at, ...coords.slice(w.axis + 2)]);
   }
 
@@ -129,19 +129,21 @@ export class Views {
     const [axis, stride, dilation, offset, divisor] = ["axis", "stride", "dilation", "offset", "divisor"].map((n) => intAttr(node.attrs, n)) as [number, number, number, number, number];
     const sign = Math.sign(stride);
     const raw = shiftAffine(addAffine(scaleAffine(coords[axis] as Affine, divisor * sign), scaleAffine(tap, -dilation * sign)), -offset * sign);
-    return this.through(x, { raw, divisor: Math.abs(stride), extent: x.type.shape[axis] as number }, (at) => [...coords.slice(0, axis), at, tap, ...coords.slice(axis + 1)]);
+    return this.through(node, { raw, divisor: Math.abs(stride), extent: x.type.shape[axis] as number }, (at) => [...coords.slice(0, axis), at, tap, ...coords.slice(axis + 1)]);
   }
 
-  /** `x` at the coordinates made from raw / divisor; 0 where that is not exact or not in [0, extent). */
-  through(x: Value, at: { raw: Affine; divisor: number; extent: number }, coords: (at: Affine) => Affine[]): Expr {
+  /** The node's input at the coordinates made from raw / divisor; 0 where that is not exact or not in [0, extent). */
+  through(node: Node, at: { raw: Affine; divisor: number; extent: number }, coords: (at: Affine) => Affine[]): Expr {
     const { raw, divisor, extent } = at;
+    const x = node.inputs[0] as Value;
     const bound = { expr: raw, low: 0, high: extent * divisor };
     const divides = [raw.at, ...raw.by.values()].every((k) => k % divisor === 0);
     if (divides) {
       const exact = divisor === 1 ? raw : { at: raw.at / divisor, by: new Map([...raw.by].map(([axis, k]) => [axis, k / divisor])) };
       return this.#masked([bound], [], this.at(x, coords(exact)), 0);
     }
-    if ([...raw.by.keys()].some((axis) => this.#quotients.has(axis))) throw new NeedsBuffer(x);
+    // a quotient of a quotient is no index map: the node's own result must be in memory, then its address takes the outer one
+    if ([...raw.by.keys()].some((axis) => this.#quotients.has(axis))) throw new NeedsBuffer(only(node));
     const axis: Axis = { name: "q", size: extent };
     this.#quotients.set(axis, { expr: raw, divisor });
     return this.#masked([bound], [{ expr: raw, divisor, stride: 0 }], this.at(x, coords({ at: 0, by: new Map([[axis, 1]]) })), 0);
@@ -253,7 +255,7 @@ export class Views {
     const k = bound.expr.by.get(axis) as number;
     const others = new Map([...bound.expr.by].filter(([a]) => a !== axis));
     const expr = addAffine(scaleAffine({ at: bound.expr.at, by: others }, q.divisor), scaleAffine(q.expr, k));
-    return { expr, low: bound.low * q.divisor, high: bound.high * q.divisor };
+    return this.#exact({ expr, low: bound.low * q.divisor, high: bound.high * q.divisor });
   }
 }
 

@@ -74,7 +74,13 @@ const inNode = (): boolean => typeof process === "object" && typeof process.vers
 async function openAnyDevice(): Promise<OpenDevice> {
   if (!inNode()) return openBrowserDevice();
   const { openDevice } = await import("./adapter.node.js");
-  return openDevice();
+  try {
+    return await openDevice();
+  } catch (e) {
+    if (e instanceof RuntimeFault && e.code === "no-adapter" && /cannot find package 'webgpu'/i.test(e.message))
+      throw new RuntimeFault("no-adapter", "npm package webgpu, which brings WebGPU to Node, is not installed", "load()", "run npm install in the module's folder, or pass a device: load({ device })");
+    throw e;
+  }
 }
 
 async function readUrl(url: URL): Promise<Uint8Array> {

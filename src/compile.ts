@@ -152,7 +152,7 @@ function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean): Gen
   }
   // state does not depend on the batch: these exist once ("=" keeps their name bare)
   if (largest) {
-    if (kfac) {
+    if (kfac && m.registration.layers.length > 0) {
       yield ["=absorb", absorbGraph(m)];
       yield ["=refresh", refreshGraph(m)];
     }

@@ -1,6 +1,6 @@
 /** Reading and writing files so that a failure is one clear error and never half a file. */
 import { mkdir, open, readFile, realpath, rename, rm, stat } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { CompileError, type ErrorCode } from "../ir/error.js";
 
 /** What the system's error means, and what to do about it. */
@@ -74,7 +74,11 @@ async function syncFolder(path: string): Promise<void> {
  */
 export async function makeFolder(path: string): Promise<void> {
   try {
-    await mkdir(path, { recursive: true });
+    // level by level: mkdir's own recursion never ends in folders like /proc, which refuse with ENOENT
+    const missing: string[] = [];
+    for (let at = resolve(path); (await kindOf(at)) === undefined && dirname(at) !== at; at = dirname(at)) missing.unshift(at);
+    if (missing.length === 0 && (await kindOf(path)) === "file") throw Object.assign(new Error("is a file"), { code: "EEXIST" });
+    for (const folder of missing) await mkdir(folder).catch(async (cause: unknown) => { if ((await kindOf(folder)) !== "folder") throw cause; });
   } catch (cause) {
     const isFile = cause instanceof Error && "code" in cause && cause.code === "EEXIST";
     throw isFile

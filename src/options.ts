@@ -95,7 +95,7 @@ export const FLAGS: readonly Flag[] = [
   { name: "weights-only", group: "training", kind: "switch", doc: "take just the parameters from --resume and start anew", default: false },
 
   { name: "weights", short: "w", group: "data", kind: "text", value: "FILE", doc: "a checkpoint, .safetensors or .onnx to take the parameters from", defaultDoc: "the model's own" },
-  { name: "out", short: "o", group: "output", kind: "text", value: "PATH", doc: "what to write" },
+  { name: "out", short: "o", group: "output", kind: "text", value: "PATH", doc: "what to write: a folder (compile), .kir (print), .onnx or .safetensors (train), .npz (predict)" },
   { name: "after", group: "output", kind: "text", value: "PASS", doc: "print the graph after this pass" },
   { name: "entry", group: "output", kind: "text", value: "NAME", doc: "print this entry of the program (front, back, refresh, step …) instead of the forward graph" },
   { name: "history", group: "output", kind: "text", value: "FILE.jsonl", doc: "a line of JSON per step and per validation" },
@@ -167,7 +167,7 @@ export class Settings {
   /** @throws CompileError "usage" if the flag was not given. */
   required(name: string): string {
     const value = this.text(name);
-    if (value === undefined) throw new CompileError("usage", `--${name} is missing`, undefined, flagNamed(name).doc);
+    if (value === undefined) throw new CompileError("usage", `--${name} is missing`, undefined, spellFlag(flagNamed(name)).join("  "));
     return value;
   }
 }

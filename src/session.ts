@@ -80,7 +80,7 @@ export interface TrainingRun {
 export interface TrainingResult {
   readonly steps: number;
   readonly examples: number;
-  /** Of the last steps, as many as an epoch has (64 at most). */
+  /** Mean over the last 20 steps; NaN if there were none. */
   readonly loss: number;
   readonly seconds: number;
   /** Of the weights the trainer now holds. */
@@ -93,6 +93,13 @@ interface Best {
   readonly metrics: Metrics;
   readonly weights: Readonly<Record<string, Tensor>>;
 }
+
+/** Steps whose losses are averaged to say how training goes. */
+const RECENT = 20;
+/** A mean loss of so many times the first one (or 1, if that was less) is no noise any more: the run is lost, if finite. */
+const BLOWN_UP = 1e4;
+
+const mean = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0) / list.length;
 
 /** A batch as the trainer takes it. */
 export const toBatch = (e: Examples): Batch => ({ ...e.inputs, ...(e.target ? { target: e.target } : {}) });
@@ -127,6 +134,7 @@ export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
   const seconds = (): number => (performance.now() - start) / 1000;
   const examplesAt = (o: OrderState): number => o.epoch * count + o.position;
   const recent: number[] = [];
+  let first: number | undefined;
   const inFlight: { readonly loss: Promise<number>; readonly record: Omit<StepRecord, "loss" | "seconds"> }[] = [];
   let evaluated: { readonly step: number; readonly metrics: Metrics } | undefined;
   let saved = -1;
@@ -137,7 +145,10 @@ export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
     const loss = await next.loss;
     if (!Number.isFinite(loss)) throw new RuntimeFault("diverged", `the loss is ${loss} at step ${next.record.step}`, `step ${next.record.step}`, "lower --lr, raise --damping, or check the data");
     recent.push(loss);
-    if (recent.length > Math.min(perEpoch, 64)) recent.shift();
+    if (recent.length > RECENT) recent.shift();
+    first ??= loss;
+    if (recent.length >= RECENT && mean(recent) > BLOWN_UP * Math.max(1, first))
+      throw new RuntimeFault("diverged", `the loss grew from ${first.toPrecision(3)} to ${mean(recent).toPrecision(3)} and stays there`, `step ${next.record.step}`, "lower --lr, raise --damping, or check the data");
     hooks.onStep?.({ ...next.record, loss, seconds: seconds() });
   };
   const drain = async (): Promise<void> => { while (inFlight.length > 0) await report(); };
@@ -194,7 +205,7 @@ export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
   const validation = keep?.metrics ?? evaluated?.metrics;
   return {
     steps: trainer.stepCount, examples: examplesAt(order), seconds: seconds(),
-    loss: recent.reduce((a, b) => a + b, 0) / recent.length,
+    loss: mean(recent),
     ...(validation ? { validation } : {}), ...(keep ? { bestStep: keep.step } : {}),
   };
 }

@@ -30,7 +30,7 @@ export async function trainCommand(path: string, given: Settings, io: Io): Promi
   given.required("data");
   const from = given.text("resume");
   if (from === undefined && given.on("weights-only")) throw new CompileError("usage", "--weights-only goes with --resume");
-  const bytes = from === undefined ? undefined : await readFileOr("missing-data", from);
+  const bytes = from === undefined ? undefined : await readFileOr("missing-data", from, "check --resume");
   const whole = given.on("weights-only") ? undefined : bytes;
   const s = whole ? withStored(given, whole) : given;
 

@@ -12,7 +12,8 @@ import { parseSpec } from "../../ir/ops/reduction.js";
 import { type Match, match, pattern } from "../../ir/pattern.js";
 import { size } from "../../ir/type.js";
 
-export type LayerKindName = "dense" | "conv";
+export type LayerKindName = "dense" | "conv" | "convT";
+export const LAYER_KINDS: readonly LayerKindName[] = ["dense", "conv", "convT"];
 
 /** Which axes of a value are positions (examples among them) and which are features, both in the value's own order. */
 export interface Rows {
@@ -60,6 +61,7 @@ export interface Registration {
  *
  *   dense   y = x·W + b       x [n, t.., i]    W [o, i]            one row per example and leading position
  *   conv    y = W ∗ x + b     x [n, c, h, w]   W [o, c·kh·kw]      one row per output position: the patch, zero where padded
+ *   convT   the same over the zero-stuffed x (transposed convolution)
  *
  * Both are a contraction of a view of x with a view of a parameter; a sliding window in the view of x makes it a convolution.
  * Source: Martens & Grosse 2015, section 3; Grosse & Martens 2016, section 3.
@@ -144,7 +146,9 @@ function toLayer(graph: Graph, found: Match, marks: ReadonlyMap<Value, Mark>, us
   if (bias && biasView && !biasFits(found.nodes[1] as Node, biasView, outputs.map((c) => spec.out.indexOf(c)), found.root.type.shape)) return undefined;
   const sizeOf = (c: string) => weightView.type.shape[wl.indexOf(c)] as number;
   const T = size(positions.map((c) => x.type.shape[xl.indexOf(c)] as number)) / examplesIn(found.root, mark);
-  const kind: LayerKindName = windowed(x, producer) || isPointwise(weight) ? "conv" : "dense";
+  if (isOneHot(x, producer)) return "embeddings are not registered as a layer yet";
+  const window = windowOf(x, producer);
+  const kind: LayerKindName = window ? (isTransposed(window) ? "convT" : "conv") : isPointwise(weight) ? "conv" : "dense";
   if (options.kinds && !options.kinds.includes(kind)) return `kind "${kind}" is not among --register`;
   const dA = size(inputs.map(sizeOf)) + (bias ? 1 : 0);
   const dG = size(outputs.map(sizeOf));
@@ -174,11 +178,20 @@ function viewBase(value: Value, producer: ReadonlyMap<Value, Node>): Value {
   return v;
 }
 
-/** A sliding window stands between the contraction and the value it reads. */
-function windowed(value: Value, producer: ReadonlyMap<Value, Node>): boolean {
+/** The sliding window between the contraction and the value it reads, if there is one. */
+function windowOf(value: Value, producer: ReadonlyMap<Value, Node>): Node | undefined {
   for (let v = value, n = producer.get(v); n && ["reshape", "permute", "slice", "pad", "window"].includes(n.op); v = n.inputs[0] as Value, n = producer.get(v))
-    if (n.op === "window") return true;
-  return false;
+    if (n.op === "window") return n;
+  return undefined;
+}
+
+/** The window of a transposed convolution runs over the zero-stuffed input, taps backwards. */
+const isTransposed = (window: Node): boolean => window.attrs.divisor !== 1 || Number(window.attrs.dilation) < 0;
+
+/** Rows of zeros with a single one, made by comparing indices with positions: a look-up. */
+function isOneHot(value: Value, producer: ReadonlyMap<Value, Node>): boolean {
+  const node = producer.get(value);
+  return node?.op === "cast" && producer.get(node.inputs[0] as Value)?.op === "eq";
 }
 
 /** A 1×1 convolution's weight [o, c, 1, 1]: its window is no window after canonicalisation. */

@@ -61,12 +61,17 @@ async function readSlots(t: Trainer, names: readonly string[]): Promise<HostArra
   return t.task(() => t.program.read(names));
 }
 
-/** A parameter's tensor as the matrix [out, in]. */
-function toMatrix(layer: FixtureLayer, weight: ArrayLike<number>, bias: ArrayLike<number> | undefined): Float64Array {
+/** A parameter's tensor as the matrix [out, in]. `channels`: input channels of a transposed convolution, stored [in, out, taps…]. */
+function toMatrix(layer: FixtureLayer, weight: ArrayLike<number>, bias: ArrayLike<number> | undefined, channels: number): Float64Array {
   const inputs = layer.dA - (layer.bias ? 1 : 0);
+  const taps = inputs / channels;
+  const at = (o: number, i: number): number => {
+    if (layer.kind === "convT") return (Math.floor(i / taps) * layer.dG + o) * taps + (i % taps);
+    return layer.stored === "IO" ? i * layer.dG + o : o * inputs + i;
+  };
   const out = new Float64Array(layer.dG * layer.dA);
   for (let o = 0; o < layer.dG; o++) {
-    for (let i = 0; i < inputs; i++) out[o * layer.dA + i] = weight[layer.stored === "IO" ? i * layer.dG + o : o * inputs + i] as number;
+    for (let i = 0; i < inputs; i++) out[o * layer.dA + i] = weight[at(o, i)] as number;
     if (bias) out[o * layer.dA + inputs] = bias[o] as number;
   }
   return out;
@@ -117,9 +122,9 @@ async function factorsOf(device: GPUDevice, fixture: Fixture, model: OpenModel, 
     fisher: { kind: KIND[kind], samples: 1 }, host: { factorPeriod: 1, inversePeriod: 1, emaDebias: false },
     run: { lr: 1, momentum: 0, klClip: 0, weightDecay: 0, damping: fixture.damping },
   }));
+  if (c.artifact.layers.length === 0) return;
   const batch = batchOf(fixture);
   const sampled = fixture.tensors.get("mc_target");
-  if (kind === "mc" && sampled) batch.mcTargets satisfies Tensor | Float32Array | undefined;
   const mcTargets: Tensor | undefined = sampled && { shape: sampled.shape, data: fixture.loss === "softmax-ce" ? Int32Array.from(sampled.data) : Float32Array.from(sampled.data) };
   await withTrainer(device, c, async (t) => {
     const { loss } = t.step(kind === "mc" && mcTargets ? { ...batch, mcTargets } : batch);
@@ -135,7 +140,7 @@ async function factorsOf(device: GPUDevice, fixture: Fixture, model: OpenModel, 
       f.damp.compare(`damp.${kind}.pi/${l.name}`, [(pi as HostArray)[k] as number]);
       // with momentum 0 the momentum slot holds the preconditioned gradient
       const [w, b] = await readSlots(t, [`opt/m/${l.name}`, ...(layer.bias ? [`opt/m/${layer.bias}`] : [])]);
-      f.precond.compare(`precond.${kind}.pi/${l.name}`, toMatrix(layer, w as HostArray, b));
+      f.precond.compare(`precond.${kind}.pi/${l.name}`, toMatrix(layer, w as HostArray, b, c.artifact.params.find((p) => p.name === l.name)?.shape[0] ?? 1));
     }
   });
 }
@@ -145,7 +150,7 @@ async function trajectory(device: GPUDevice, fixture: Fixture, model: OpenModel,
   const [losses, finals] = [new Family(fixture, `traj.${name}.loss`), new Family(fixture, `traj.${name}.final`)];
   if (!hp) return [losses, finals].map((f) => f.row());
   const c = compile(model.forward, options(fixture, {
-    optimizer: name === "sgd" ? "sgd" : "kfac", fisher: { kind: KIND[hp.fisher ?? "exact"], samples: 1 },
+    optimizer: name === "sgd" ? "sgd" : "kfac", register: ["dense", "conv"], fisher: { kind: KIND[hp.fisher ?? "exact"], samples: 1 },
     host: { factorPeriod: 1, inversePeriod: 1, emaDebias: false },
     run: { lr: hp.lr, momentum: hp.momentum, weightDecay: hp.weight_decay, emaDecay: hp.ema ?? 0.95, damping: hp.damping ?? 0.01, klClip: hp.kl_clip ?? 0 },
   }));

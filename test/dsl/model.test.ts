@@ -7,8 +7,7 @@ import { cotangents } from "../../ir/grad.js";
 import type { Graph, Value } from "../../ir/graph.js";
 import { type NdArray, ndarray } from "../../ir/ndarray.js";
 import { verify } from "../../ir/verify.js";
-import { prepare } from "../../src/compile.js";
-import { COMPILE_DEFAULTS } from "../../src/compile.js";
+import { COMPILE_DEFAULTS, prepare } from "../../src/compile.js";
 import { type ModelBuilder, model, type Tensor, toForward } from "../../src/dsl/index.js";
 import { numbers, run } from "./support.js";
 
@@ -208,8 +207,8 @@ describe("names, heads and losses", () => {
   });
 
   it("no value inside takes the name of a parameter or input", () => {
-    const { graph } = toForward(model("t", (m) => m.output("y", m.dense(m.relu(m.input("v0", [4])), 2, { name: "v1" }))), 2);
-    expect(graph.inputs[0]?.value.name).toBe("v0");
+    const { graph } = toForward(model("t", (m) => m.output("y", m.add(m.relu(m.input("x", [4])), m.param("v0", [4])))), 2);
+    expect(graph.params[0]?.value.name).toBe("v0");
     verify(graph);
   });
 
@@ -273,7 +272,10 @@ describe("errors point at the layer", () => {
 
   it("a value of another model is refused", () => {
     let foreign: Tensor | undefined;
-    model("other", (m) => m.output("y", (foreign = m.input("x", [4]))));
+    model("other", (m) => {
+      foreign = m.input("x", [4]);
+      return m.output("y", foreign);
+    });
     expect(refusal((m) => m.relu(foreign as Tensor))).toMatch(/^bad-model: got a value of another model\n/);
   });
 

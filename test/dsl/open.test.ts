@@ -64,11 +64,11 @@ describe.each(KINDS)("a folder %s", (_name, type) => {
   });
 });
 
-test("JavaScript is a model file too, as a module or with require", async () => {
+test("JavaScript is a model file too, even where .js would be CommonJS", async () => {
   const made = folder({
     ...packageOf("commonjs"),
     "net.mjs": 'import { model } from "kfacc/dsl";\nexport default model("a", (m) => m.output("y", m.dense(m.input("x", [4]), 2)));\n',
-    "net.js": 'const { model } = require("kfacc/dsl");\nmodule.exports = model("b", (m) => m.output("y", m.dense(m.input("x", [4]), 2)));\n',
+    "net.js": 'import { model } from "kfacc/dsl";\nexport default model("b", (m) => m.output("y", m.dense(m.input("x", [4]), 2)));\n',
   });
   const [a, b] = [await openModel(join(made, "net.mjs")), await openModel(join(made, "net.js"))];
   expect([a.name, b.name]).toEqual(["a", "b"]);

@@ -256,3 +256,22 @@ export function relative(a: ArrayLike<number>, b: ArrayLike<number>): number {
 }
 
 export const zeros = (t: Type): NdArray => ndarray(t.dtype, t.shape, new Float64Array(size(t.shape)));
+
+/**
+ * A training step in small: some parameters and inputs become state that results of their type overwrite, whatever those are
+ * computed from (the old value, another input), or an earlier input itself.
+ */
+export function withState(graph: Graph, pick: (n: number) => number): { readonly graph: Graph; readonly state: ReadonlySet<string> } {
+  const all = [...graph.params, ...graph.inputs].map((p) => p.value);
+  const made = graph.nodes.flatMap((n) => n.results);
+  const results = graph.results.filter((r) => !all.some((v) => v.name === r.name));
+  const state = new Set<string>();
+  all.forEach((target, k) => {
+    // no two inputs change places: that would need a third buffer
+    const fits = [...made, ...made, ...all.slice(0, k)].filter((v) => v.type.dtype === target.type.dtype && v.type.shape.join() === target.type.shape.join() && v !== target);
+    if (fits.length === 0 || pick(3) === 0) return;
+    results.push({ name: target.name, value: fits[pick(fits.length)] as Value });
+    state.add(target.name);
+  });
+  return { graph: { ...graph, results }, state };
+}
