@@ -11,7 +11,13 @@ export class Body {
   bits = false;
   hash = false;
   indent = "  ";
+  readonly #known: Map<string, string> | undefined;
   #next = 0;
+
+  /** @param share equal texts are one value: right where there is one scope and loads mean what memory held at its start. */
+  constructor(options: { readonly share?: boolean } = {}) {
+    this.#known = options.share ? new Map() : undefined;
+  }
 
   push(line: string): void {
     this.lines.push(this.indent + line);
@@ -19,8 +25,12 @@ export class Body {
 
   /** Declares a value under a fresh name and returns the name. */
   let(prefix: string, type: string, text: string): string {
+    const key = `${type} ${text}`;
+    const known = this.#known?.get(key);
+    if (known !== undefined) return known;
     const name = `${prefix}${this.#next++}`;
     this.push(`let ${name}: ${type} = ${text};`);
+    this.#known?.set(key, name);
     return name;
   }
 
@@ -186,6 +196,13 @@ function guard(bounds: readonly Bound[], quotients: readonly Quotient[], point: 
     if (!boundMatters(b)) continue;
     const text = spellAffine(shiftAffine(b.expr, -b.low), point.axis);
     const k = point.lanes ? (b.expr.by.get(point.lanes) ?? 0) : 0;
+    if (/^-?\d+$/.test(text)) {
+      // known now, and not to be spelled: WGSL refuses to convert a negative constant
+      const holds = [0, 1, 2, 3].map((lane) => Number(text) + k * lane >= 0 && Number(text) + k * lane < b.high - b.low);
+      if (holds.every((h) => h)) continue;
+      parts.push(k === 0 ? "(false)" : `vec4<bool>(${holds.join(", ")})`);
+      continue;
+    }
     // one unsigned comparison: negative numbers become huge
     parts.push(k === 0
       ? `(u32(${text}) < ${b.high - b.low}u)`

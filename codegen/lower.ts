@@ -146,7 +146,7 @@ function placeUpdates(fusion: Fusion, producer: ReadonlyMap<Value, Node>, inPlac
     from === to || [...(before.get(from) as Set<Group>)].some((g) => !seen.has(g) && seen.add(g) && reaches(g, to, seen));
   for (const [result, target] of inPlace) {
     const writer = fusion.groupOf.get(result);
-    if (!writer?.stored.includes(result) || !sameElement(writer, target, producer, fusion)) continue;
+    if (!writer?.stored.includes(result) || results.has(target) || !sameElement(writer, target, producer, fusion)) continue;
     const readers = fusion.groups.filter((g) => g !== writer && readsOf.get(g)?.has(target));
     if (readers.some((g) => reaches(g, writer))) continue;
     for (const g of readers) (before.get(writer) as Set<Group>).add(g);

@@ -25,6 +25,8 @@ export interface ForwardModel {
   readonly graph: Graph;
   readonly outputs: readonly ModelOutput[];
   readonly weights: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Float32Array }>;
+  /** The loss that the model's author named. */
+  readonly loss?: LossKind;
 }
 
 export interface ModelOutput {
@@ -123,12 +125,12 @@ export function pickLoss(source: ForwardModel, given: LossKind | undefined, note
   if (!output) throw new CompileError("bad-model", "the model has no output", source.name);
   if (source.outputs.length > 1) notes.push(`the loss is taken on the first of ${source.outputs.length} outputs, "${output.name}"`);
   const implied = output.head && ({ softmax: "softmax-ce", "log-softmax": "softmax-ce", sigmoid: "bernoulli-ce" } as const)[output.head.kind];
-  const kind = given ?? implied;
+  const kind = given ?? source.loss ?? implied;
   if (!kind) {
     throw new CompileError("loss-unknown", `the loss cannot be told from output "${output.name}": it ends in neither Softmax, LogSoftmax nor Sigmoid`,
       source.name, "give --loss softmax-ce | half-sse | bernoulli-ce | mse");
   }
-  if (!given && implied) notes.push(`loss ${implied} inferred from the ${output.head?.kind} at the end of the graph`);
+  if (!given && !source.loss && implied) notes.push(`loss ${implied} inferred from the ${output.head?.kind} at the end of the graph`);
   const fromLogits = output.head && (kind === implied);
   const z = fromLogits && output.head ? output.head.logits : output.value;
   if (z.type.dtype !== "f32") throw new CompileError("loss-unknown", `output "${output.name}" holds ${z.type.dtype}, not floats`, source.name, "cut the model with --output NAME");
@@ -182,21 +184,26 @@ function tensorInfo(name: string, t: { dtype: string; shape: readonly number[] }
   return { name, dtype: t.dtype === "i32" ? "i32" : "f32", shape: t.shape.filter((_, k) => k !== examples), examples: examples ?? null };
 }
 
+/** What a program takes, known before anything is compiled: enough to open its data. */
+export const signature = (m: StepModel): Pick<Artifact, "inputs" | "target" | "classes" | "loss"> => ({
+  inputs: m.graph.inputs.map((i) => tensorInfo(i.value.name, i.value.type, i.examples)),
+  target: tensorInfo("target", targetType(m.loss), 0),
+  classes: m.loss.kind === "softmax-ce" ? (m.loss.z.type.shape[m.loss.axis] as number) : null,
+  loss: m.loss.kind,
+});
+
 function makeArtifact(m: StepModel, source: ForwardModel, options: CompileOptions, batches: readonly number[], planned: Planned): Artifact {
-  const t = targetType(m.loss);
   const hash = createHash("sha256").update(JSON.stringify(planned.plan)).update(planned.sources.join("\0")).digest("hex").slice(0, 16);
   const host = { ...HOST_DEFAULTS, ...options.host };
   for (const [name, low] of [["factorPeriod", 1], ["inversePeriod", 1], ["burnIn", 0], ["readbackLag", 0]] as const)
     if (!Number.isInteger(host[name]) || host[name] < low) throw new CompileError("bad-option", `${name} must be a whole number ≥ ${low}, got ${host[name]}`);
   return {
     version: ARTIFACT_VERSION, name: source.name, hash, plan: planned.plan, batches,
-    inputs: m.graph.inputs.map((i) => tensorInfo(i.value.name, i.value.type, i.examples)),
-    target: tensorInfo("target", t, 0),
-    classes: m.loss.kind === "softmax-ce" ? (m.loss.z.type.shape[m.loss.axis] as number) : null,
+    ...signature(m),
     outputs: m.graph.results.filter((r) => r.name !== LOGITS).map((r) => tensorInfo(r.name, r.value.type, r.value.type.shape.length > 0 ? 0 : undefined)),
     params: m.graph.params.map((p) => ({ name: p.value.name, shape: p.value.type.shape, dtype: "f32" as const, trainable: p.trainable })),
     layers: m.registration.layers.map(layerInfo), orphans: orphanInfo(m.registration, m.optimizer),
-    optimizer: m.optimizer, loss: m.loss.kind, fisher: m.fisher, host, run: options.run ?? {},
+    optimizer: m.optimizer, fisher: m.fisher, host, run: options.run ?? {},
   };
 }
 

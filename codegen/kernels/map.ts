@@ -13,15 +13,18 @@ export function lowerMap(spec: MapSpec, limits: Limits): Lowered {
   const { loads, stores: written, run } = freeBuffers(stores);
   const bindings = bindingsOf([...loads, ...written], new Set(written), run);
 
-  const counts = axes.map((axis) => ({ axis, count: axis === lanes ? Math.ceil(axis.size / 4) : axis.size, scale: axis === lanes ? 4 : 1 }));
+  const unrolled = lanes ? [] : unrollable(stores, axes);
+  const counts = axes.map((axis) => ({ axis, count: unrolled.includes(axis) ? 1 : axis === lanes ? Math.ceil(axis.size / 4) : axis.size, scale: axis === lanes ? 4 : 1 }));
   const threads = counts.reduce((n, c) => n * c.count, 1);
   const { workgroups, thread } = grid(threads, limits);
-  const body = new Body();
+  const body = new Body({ share: true });
   body.push(`let thread = ${thread};`);
   body.push(`if (thread >= ${threads}u) { return; }`);
   const spelled = decode(counts, "thread", (line) => body.push(line));
-  const point = { axis: (a: Axis) => spelled.get(a) ?? 0, ...(lanes ? { lanes } : {}) };
-  for (const store of stores) emitStore(body, store, point, vec4);
+  for (const digits of combinations(unrolled)) {
+    const point = { axis: (a: Axis) => digits.get(a) ?? spelled.get(a) ?? 0, ...(lanes ? { lanes } : {}) };
+    for (const store of stores) emitStore(body, store, point, vec4);
+  }
 
   const kernel: Kernel = {
     name: `map_${spec.axes.map((a) => a.size).join("x") || "scalar"}`,
@@ -36,6 +39,27 @@ ${body.lines.join("\n")}
     bindings, workgroups,
   };
   return { kernels: [kernel], scratch: [] };
+}
+
+/** One thread computes up to this many neighbours that share loads. */
+const UNROLL = 8;
+
+/** Short axes along which some access does not move: a thread that takes them all loads that once. */
+function unrollable(stores: MapSpec["stores"], axes: readonly Axis[]): Axis[] {
+  const indices = stores.flatMap((s) => [...indicesOf(s.value)]);
+  const chosen: Axis[] = [];
+  for (const axis of [...axes].reverse())
+    if (axis.size <= 4 && chosen.reduce((n, a) => n * a.size, axis.size) <= UNROLL && axes.length > chosen.length + 1 && indices.some((i) => i.by.size > 0 && !i.by.has(axis))) chosen.push(axis);
+  return chosen;
+}
+
+function* combinations(axes: readonly Axis[], fixed: ReadonlyMap<Axis, number> = new Map()): Generator<ReadonlyMap<Axis, number>> {
+  const [axis, ...rest] = axes;
+  if (!axis) {
+    yield fixed;
+    return;
+  }
+  for (let k = 0; k < axis.size; k++) yield* combinations(rest, new Map([...fixed, [axis, k]]));
 }
 
 /**

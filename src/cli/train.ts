@@ -5,7 +5,7 @@ import { RuntimeFault } from "../../runtime/artifact.js";
 import { parameters } from "../../runtime/load.js";
 import { decode } from "../../runtime/safetensors.js";
 import type { Trainer } from "../../runtime/trainer.js";
-import { type Compiled, compile } from "../compile.js";
+import { type Compiled, compile, layerInfo, orphanInfo, prepare, signature } from "../compile.js";
 import { splitExamples } from "../data/split.js";
 import { readFileOr, writeAtomic } from "../files.js";
 import type { OpenModel } from "../model.js";
@@ -40,11 +40,14 @@ export async function trainCommand(path: string, given: Settings, io: Io): Promi
   const keep = new CheckpointFile(explicit ?? freeName(`${model.name}.checkpoint`, ".safetensors"));
   for (const file of [out, s.text("history"), s.text("plot"), explicit ?? (out === undefined ? keep.path : undefined)]) if (file !== undefined) await requireWritable(file);
 
-  const compiled = compile(model.forward, compileOptions(s));
+  // the data are checked before the compiler sets to work
+  const settings = compileOptions(s);
+  const first = prepare(model.forward(settings.batches[0] as number), settings);
+  if (!io.json) io.out(`${layerTable(first.registration.layers.map(layerInfo), orphanInfo(first.registration, first.optimizer), first.graph.params.map((p) => p.value))}\n`);
+  const data = await openData(signature(first), s, io, { labels: true, split: "train" });
+  const compiled = compile(model.forward, settings);
   const { artifact } = compiled;
-  if (!io.json) io.out(`${layerTable(artifact.layers, artifact.orphans, compiled.model.graph.params.map((p) => p.value))}\n`);
   for (const n of [...model.notes, ...compiled.notes]) io.note(`note: ${n}`);
-  const data = await openData(artifact, s, io, { labels: true, split: "train" });
   const options = trainingOptions(s);
   const split = splitExamples(data.count, data.count < 2 && !s.has("val") ? 0 : s.number("val"), options.seed);
   const weights = bytes && !whole ? parameters(artifact, bytes, `file "${from}"`) : Object.fromEntries(compiled.weights);
