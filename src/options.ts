@@ -62,7 +62,7 @@ export const FLAGS: readonly Flag[] = [
   { name: "fisher", group: "compile", kind: "choice", choices: ["mc", "exact", "empirical"], doc: "targets behind G: sampled from the model, all of them, or the data's own (not the Fisher)", default: "mc" },
   { name: "fisher-samples", group: "compile", kind: "integer", doc: "sampled targets per example", unit: "samples", range: [1, 1024], default: 1 },
   { name: "weight-decay-mode", group: "compile", kind: "choice", choices: ["l2", "decoupled"], doc: "decay as part of the gradient, or straight on the weights", default: "l2" },
-  { name: "register", group: "compile", kind: "list", value: "KIND,…", doc: "only these kinds become layers: dense, conv", defaultDoc: "all" },
+  { name: "register", group: "compile", kind: "list", value: "KIND,…", doc: "only these kinds become layers: dense, conv, convT", defaultDoc: "all" },
   { name: "layer", group: "compile", kind: "list", value: "NAME=dense|skip", doc: "treat this weight as a dense layer, or not as a layer" },
   { name: "max-factor", group: "compile", kind: "integer", doc: "weights with a factor of more rows are not registered", unit: "rows", range: [1, 65536], default: 5120 },
   { name: "strict", group: "compile", kind: "switch", doc: "a parameter without a layer is an error", default: false },

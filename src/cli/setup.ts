@@ -2,7 +2,7 @@
 import { CompileError } from "../../ir/error.js";
 import { type HostOptions, RUN_KNOBS, type RunScalars } from "../../runtime/artifact.js";
 import { COMPILE_DEFAULTS, type CompileOptions } from "../compile.js";
-import type { LayerKindName } from "../kfac/layer.js";
+import { LAYER_KINDS, type LayerKindName } from "../kfac/layer.js";
 import { type OpenModel, openModel } from "../model.js";
 import { kebab, LEARNING_RATES, type Settings } from "../options.js";
 import { parseLoss } from "../train/loss.js";
@@ -32,12 +32,12 @@ export function openFor(path: string, s: Settings): Promise<OpenModel> {
 /** Batch sizes as typed: the first one trains. */
 export const batchesOf = (s: Settings): readonly number[] => integers("batch", s.text("batch") as string, 1);
 
-const KINDS: readonly LayerKindName[] = ["dense", "conv"];
+
 
 /** What `register` needs to know; no loss among it. */
 export function registerOptions(s: Settings): Pick<CompileOptions, "register" | "layerOverride" | "maxFactor" | "strict"> {
   const kinds = s.list("register").flatMap((t) => t.split(","));
-  for (const k of kinds) if (!KINDS.includes(k as LayerKindName)) throw new CompileError("bad-option", `no layer kind "${k}"`, "--register", `one of ${KINDS.join(", ")}`);
+  for (const k of kinds) if (!LAYER_KINDS.includes(k as LayerKindName)) throw new CompileError("bad-option", `no layer kind "${k}"`, "--register", `one of ${LAYER_KINDS.join(", ")}`);
   const rules = s.list("layer").map((t) => pair("layer", t));
   for (const [name, rule] of rules) if (rule !== "dense" && rule !== "skip") throw new CompileError("bad-option", `"${rule}" is neither dense nor skip`, `--layer ${name}=${rule}`);
   return {

@@ -104,7 +104,18 @@ export function register(graph: Graph, options: RegisterOptions = {}): Registrat
   const covered = new Set(layers.flatMap((l) => [l.weight.name, ...(l.bias ? [l.bias.name] : [])]));
   const orphans = graph.params.filter((p) => p.trainable && !covered.has(p.value.name))
     .map((p) => ({ param: p.value.name, reason: reasons.get(p.value.name) ?? reasonOf(graph, p.value) }));
+  checkOverrides(graph, { layers, orphans }, options.override ?? {});
   return { layers, orphans };
+}
+
+/** An override names a weight of the model, and `dense` must have made a layer of it. */
+function checkOverrides(graph: Graph, { layers, orphans }: Registration, override: Readonly<Record<string, "dense" | "skip">>): void {
+  for (const [name, rule] of Object.entries(override)) {
+    if (!graph.params.some((p) => p.value.name === name && p.trainable))
+      throw new CompileError("bad-option", `--layer ${name}=${rule}: the model has no trainable parameter "${name}"`, "--layer", `its parameters are ${graph.params.filter((p) => p.trainable).map((p) => p.value.name).join(", ")}`);
+    if (rule === "dense" && !layers.some((l) => l.name === name))
+      throw new CompileError("bad-option", `--layer ${name}=dense: "${name}" cannot be a dense layer: ${orphans.find((o) => o.param === name)?.reason ?? "it is a bias"}`, "--layer", "leave the override out");
+  }
 }
 
 const isTrainable = (graph: Graph, v: Value): boolean => graph.params.some((p) => p.value === v && p.trainable);
@@ -146,10 +157,10 @@ function toLayer(graph: Graph, found: Match, marks: ReadonlyMap<Value, Mark>, us
   if (bias && biasView && !biasFits(found.nodes[1] as Node, biasView, outputs.map((c) => spec.out.indexOf(c)), found.root.type.shape)) return undefined;
   const sizeOf = (c: string) => weightView.type.shape[wl.indexOf(c)] as number;
   const T = size(positions.map((c) => x.type.shape[xl.indexOf(c)] as number)) / examplesIn(found.root, mark);
-  if (isOneHot(x, producer)) return "embeddings are not registered as a layer yet";
+  if (rule !== "dense" && isOneHot(x, producer)) return "embeddings are not registered as a layer yet";
   const window = windowOf(x, producer);
-  const kind: LayerKindName = window ? (isTransposed(window) ? "convT" : "conv") : isPointwise(weight) ? "conv" : "dense";
-  if (options.kinds && !options.kinds.includes(kind)) return `kind "${kind}" is not among --register`;
+  const kind: LayerKindName = rule === "dense" ? "dense" : window ? (isTransposed(window) ? "convT" : "conv") : isPointwise(weight) ? "conv" : "dense";
+  if (rule !== "dense" && options.kinds && !options.kinds.includes(kind)) return `kind "${kind}" is not among --register`;
   const dA = size(inputs.map(sizeOf)) + (bias ? 1 : 0);
   const dG = size(outputs.map(sizeOf));
   const limit = options.maxFactor ?? 5120;

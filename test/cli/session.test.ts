@@ -25,6 +25,17 @@ const compiled = async (): Promise<Compiled> => compile((await openModel(model("
 const trainerOn = (device: GPUDevice, c: Compiled): Promise<Trainer> =>
   Trainer.create(device, c.artifact, c.sources, Object.fromEntries(c.weights), { seed: 5, host: { inversePeriod: 4 } });
 
+/** Labelled with what the untrained model says: what is learnt makes them less likely, so an early validation is the best. */
+async function contraryTo(trainer: Trainer): Promise<Part> {
+  const { input } = part.examples.inputs;
+  const { output } = await trainer.predict({ input: { shape: [COUNT, 64], data: (input as { data: Float32Array }).data } });
+  const labels = Array.from({ length: COUNT }, (_, n) => {
+    const row = [...(output as { data: Float32Array }).data.subarray(10 * n, 10 * n + 10)];
+    return row.indexOf(Math.max(...row));
+  });
+  return { examples: { ...part.examples, target: { shape: [], data: Int32Array.from(labels) } } };
+}
+
 const bits = async (trainer: Trainer): Promise<string> =>
   Object.entries(await trainer.weights()).map(([name, t]) => `${name} ${Buffer.from(t.data.buffer, t.data.byteOffset, t.data.byteLength).toString("base64")}`).join("\n");
 
@@ -34,9 +45,11 @@ describe("runTraining", () => {
     await withDevice(async ({ device }) => {
       const kept = new Map<number, Uint8Array>();
       const whole = await trainerOn(device, c);
-      const run = { train: part, validation: part, options: { ...OPTIONS, checkpointEvery: 5, schedule: { ...CONSTANT, kind: "cosine" as const, end: 0.1 } } };
+      const contrary = await contraryTo(whole);
+      const run = { train: part, validation: contrary, options: { ...OPTIONS, checkpointEvery: 5, schedule: { ...CONSTANT, kind: "cosine" as const, end: 0.1 } } };
       const result = await runTraining({ ...run, trainer: whole, hooks: { onCheckpoint: (bytes, step) => { kept.set(step, bytes); } } });
       expect([...kept.keys()]).toEqual([0, 5, 10, 15, 18]);
+      expect(result.bestStep).toBeLessThan(10); // resuming from 10 has to remember it
       for (const step of [5, 10, 18]) {
         const again = await trainerOn(device, c);
         const losses: number[] = [];
@@ -50,12 +63,26 @@ describe("runTraining", () => {
     });
   });
 
+  it("resumed takes the knobs it is given now, not those of the checkpoint", async () => {
+    const c = await compiled();
+    await withDevice(async ({ device }) => {
+      const [first, second] = [await trainerOn(device, c), await trainerOn(device, c)];
+      let bytes: Uint8Array | undefined;
+      await runTraining({ trainer: first, train: part, options: { ...OPTIONS, steps: 2 }, hooks: { onCheckpoint: (b) => { bytes = b; } } });
+      second.run.momentum = 0.5;
+      await runTraining({ trainer: second, train: part, options: { ...OPTIONS, steps: 4 }, resume: bytes as Uint8Array });
+      expect(second.run.momentum).toBe(0.5);
+      expect(second.stepCount).toBe(4);
+      await first.dispose();
+      await second.dispose();
+    });
+  });
+
   it("visits every example once an epoch and ends with the weights that did best", async () => {
     const c = await compiled();
-    // other labels: what is learnt makes them less likely, so the first validation is the best
-    const contrary: Part = { examples: { ...part.examples, target: { shape: [], data: Int32Array.from({ length: COUNT }, (_, n) => (n + 5) % 10) } } };
     await withDevice(async ({ device }) => {
       const trainer = await trainerOn(device, c);
+      const contrary = await contraryTo(trainer);
       const seen: number[] = [];
       const evals: { step: number; loss: number }[] = [];
       const result = await runTraining({

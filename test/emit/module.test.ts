@@ -1,6 +1,6 @@
 /** The folder that `compile` writes: it loads, trains as the command line does, typechecks, and stands alone. */
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -37,7 +37,7 @@ describe("a generated module", () => {
   it("imports nothing but kfacc/runtime, and says in its head what it is", async () => {
     const source = readFileSync(at("one", "index.js"), "utf8");
     expect(source.match(/from "[^"]+"/g)).toEqual(['from "kfacc/runtime"']);
-    expect(source).toMatch(/^\/\*\n \* mlp_tanh_ce: .*\n[^]*inputs {3}input f32\[N, 64\]\n[^]*fc\.0\.weight {2}dense {2}fc\.0\.bias {2}1 {2}65 {2}32\n[^]*\*\/\nimport/);
+    expect(source).toMatch(/^\/\*\n \* mlp_tanh_ce: .*\n[\s\S]*inputs {3}input f32\[N, 64\]\n[\s\S]*fc\.0\.weight {2}dense {2}fc\.0\.bias {2}1 {2}65 {2}32\n[\s\S]*\*\/\nimport/);
   });
 
   it("trains to the same bits as the command line", async () => {
@@ -80,13 +80,13 @@ describe("a generated module", () => {
     const walk = (file: string): void => {
       if (seen.has(file)) return;
       seen.add(file);
-      const text = readFileSync(file, "utf8").replace(/\/\*[^]*?\*\/|^\s*\/\/.*$/gm, "");
+      const text = readFileSync(file, "utf8").replace(/\/\*[\s\S]*?\*\/|^\s*\/\/.*$/gm, "");
       for (const [, specifier] of text.matchAll(/^\s*(?:import|export)\s[^;]*?from\s*"([^"]+)"/gm)) {
         expect(specifier, file).toMatch(/^\.{1,2}\//);
         expect(specifier, file).not.toMatch(/\.node\.js$/);
         walk(resolve(dirname(file), specifier as string));
       }
-      expect(text.match(/\bprocess\.env\b|\bBuffer\b|\brequire\(/), file).toBeNull();
+      expect(text.match(/\bprocess\.env\b|\bBuffer\.|\brequire\(/), file).toBeNull();
     };
     walk(at("alone", "index.js"));
     expect(seen.size).toBeGreaterThan(8);
@@ -122,9 +122,7 @@ describe("a generated module", () => {
       // @ts-expect-error no such weight
       (await trainer.weights())["fc.9.weight"];
       export { loss, weight, out };`);
-    const types = resolve("node_modules/@webgpu/types");
-    mkdirSync(at("node_modules", "@webgpu"), { recursive: true });
-    writeFileSync(at("tsconfig.json"), JSON.stringify({ compilerOptions: { strict: true, noEmit: true, target: "es2022", lib: ["es2023", "dom"], module: "nodenext", skipLibCheck: false, types: [types] }, files: ["typed.mts"] }));
+    writeFileSync(at("tsconfig.json"), JSON.stringify({ compilerOptions: { strict: true, noEmit: true, target: "es2022", lib: ["es2023", "dom"], module: "nodenext", types: [] }, files: ["typed.mts"] }));
     const result = (() => {
       try {
         return execFileSync(process.execPath, [resolve("node_modules/typescript/bin/tsc"), "-p", at("tsconfig.json")], { encoding: "utf8" });

@@ -1,0 +1,132 @@
+/** Contractions: operands as accesses, symmetric products, and the border that a padding of ones adds. */
+import type { Value } from "../ir/graph.js";
+import { only } from "../ir/graph.js";
+import { intsAttr, stringAttr } from "../ir/op.js";
+import { parseSpec } from "../ir/ops/reduction.js";
+import { shiftAffine } from "./affine.js";
+import { symmetricLabels } from "./fuse.js";
+import { type GroupContext, label, type Spec, storesOf, viewsOf, withSplits } from "./group-context.js";
+import type { Access, Affine, Axis, ContractSpec, MapSpec } from "./kernel.js";
+import { asAccess, NeedsBuffer } from "./view.js";
+
+/** A stretch of an output label: the main part, or the border that a padding of ones (or another constant) adds. */
+interface Piece {
+  readonly start: number;
+  readonly size: number;
+  readonly border: "left" | "right" | undefined;
+}
+
+/**
+ * A contraction, peeled where an operand is padded with ones (the homogeneous coordinate): the padded label's border is a
+ * contraction of its own with "one" as that operand, stored into the same buffer.
+ */
+export function lowerContraction(context: GroupContext): readonly Spec[] {
+  const { root } = context.group;
+  const spec = parseSpec(stringAttr(root.attrs, "spec"));
+  const operands = root.inputs.map((v, k) => peel(v, k === 0 ? spec.left : spec.right, spec.out, context));
+  const [l, r] = operands as [Peeled, Peeled];
+  const symmetric = symmetricLabels(root);
+  const specs: Spec[] = [];
+  const leftPieces = pieces(l, "left");
+  const rightPieces = pieces(r, "right");
+  leftPieces.forEach((lp, i) => {
+    rightPieces.forEach((rp, j) => {
+      if (symmetric && j < i) return; // the mirror image of (j, i), stored with it
+      specs.push(withSplits((dim) => contractionPiece(context, spec, [l, r], [lp, rp], symmetric && i !== j ? "mirror" : symmetric && lp.border === undefined ? "triangle" : "plain", symmetric ?? [], dim)));
+    });
+  });
+  return specs;
+}
+
+interface Peeled {
+  readonly value: Value;
+  readonly labels: string;
+  /** Padded label, its low and high border. */
+  readonly label: string | undefined;
+  readonly low: number;
+  readonly high: number;
+  readonly extent: number;
+}
+
+function peel(value: Value, labels: string, out: string, { producer, buffers }: GroupContext): Peeled {
+  const plain: Peeled = { value, labels, label: undefined, low: 0, high: 0, extent: 0 };
+  const node = producer.get(value);
+  if (node?.op !== "pad" || node.attrs.value === 0 || buffers.has(value)) return plain;
+  const [low, high] = [intsAttr(node.attrs, "low"), intsAttr(node.attrs, "high")];
+  const axes = low.flatMap((n, k) => (n > 0 || (high[k] as number) > 0 ? [k] : []));
+  const axis = axes[0];
+  if (axes.length !== 1 || axis === undefined || node.attrs.value !== 1 || !out.includes(labels[axis] as string)) throw new NeedsBuffer(value);
+  const inner = node.inputs[0] as Value;
+  return { value: inner, labels, label: labels[axis] as string, low: low[axis] as number, high: high[axis] as number, extent: inner.type.shape[axis] as number };
+}
+
+function pieces(p: Peeled, side: "left" | "right"): Piece[] {
+  if (p.label === undefined) return [{ start: 0, size: -1, border: undefined }];
+  const list: Piece[] = [];
+  if (p.low > 0) list.push({ start: 0, size: p.low, border: side });
+  list.push({ start: p.low, size: p.extent, border: undefined });
+  if (p.high > 0) list.push({ start: p.low + p.extent, size: p.high, border: side });
+  return list;
+}
+
+function contractionPiece(
+  context: GroupContext, spec: { left: string; right: string; out: string }, [l, r]: readonly [Peeled, Peeled], [lp, rp]: readonly [Piece, Piece],
+  form: "plain" | "triangle" | "mirror", pairs: readonly (readonly [string, string])[], dim: (name: string, size: number) => { axes: Axis[]; index: Affine },
+): ContractSpec | MapSpec {
+  const { root } = context.group;
+  const out = only(root);
+  const sizeOf = (name: string): number => {
+    if (name === l.label) return lp.size;
+    if (name === r.label) return rp.size;
+    const [labels, v] = spec.left.includes(name) ? [spec.left, l.value] : [spec.right, r.value];
+    return v.type.shape[labels.indexOf(name)] as number;
+  };
+  const names = [...new Set(spec.left + spec.right)];
+  const dims = new Map(names.map((name) => [name, dim(name, sizeOf(name))] as const));
+  const index = (name: string): Affine => (dims.get(name) as { index: Affine }).index;
+  const operand = (p: Peeled, piece: Piece): Access | "one" => {
+    if (piece.border) return "one";
+    const coords = [...p.labels].map(index);
+    const views = viewsOf(context, undefined);
+    const expr = views.at(p.value, coords);
+    if (expr.kind === "const" && expr.value === 1) return "one";
+    const access = asAccess(expr);
+    if (!access) throw new NeedsBuffer(p.value);
+    return access;
+  };
+  const shift = (name: string): number => (name === l.label ? lp.start : 0) + (name === r.label ? rp.start : 0);
+  const coordsFor = (rename: (name: string) => string): Affine[] => [...spec.out].map((name) => shiftAffine(index(rename(name)), shift(rename(name))));
+  const views = viewsOf(context, out);
+  const left = operand(l, lp);
+  const right = operand(r, rp);
+  const coords = coordsFor((name) => name);
+  const summed = names.filter((name) => !spec.out.includes(name));
+  if (left === "one" && right === "one") {
+    // nothing but ones: the sum is a number known now
+    const total = summed.reduce((n, name) => n * sizeOf(name), 1);
+    const known = viewsOf(context, out, { kind: "const", dtype: "f32", value: total });
+    return { kind: "map", label: label(context), axes: [...spec.out].flatMap((name) => (dims.get(name) as { axes: Axis[] }).axes), stores: storesOf(context, known, coords) };
+  }
+  const stores = storesOf(context, views, coords);
+  if (form === "mirror") {
+    const partner = new Map(pairs.flatMap(([a, b]) => [[a, b], [b, a]] as const));
+    stores.push(...storesOf(context, views, coordsFor((name) => partner.get(name) ?? name)));
+  }
+  return {
+    kind: "contract", label: label(context), left, right, stores,
+    output: [...spec.out].flatMap((name) => (dims.get(name) as { axes: Axis[] }).axes),
+    reduction: summed.flatMap((name) => (dims.get(name) as { axes: Axis[] }).axes),
+    ...(form === "triangle" ? triangle(pairs, dims) : {}),
+  };
+}
+
+/** Axis pairs of a symmetric product, if both sides fell into the same factors. */
+function triangle(pairs: readonly (readonly [string, string])[], dims: ReadonlyMap<string, { axes: Axis[] }>): { symmetric?: readonly (readonly [Axis, Axis])[] } {
+  const out: (readonly [Axis, Axis])[] = [];
+  for (const [a, b] of pairs) {
+    const [x, y] = [(dims.get(a) as { axes: Axis[] }).axes, (dims.get(b) as { axes: Axis[] }).axes];
+    if (x.length !== y.length || x.some((axis, k) => axis.size !== y[k]?.size)) return {};
+    x.forEach((axis, k) => { out.push([axis, y[k] as Axis]); });
+  }
+  return out.length > 0 ? { symmetric: out } : {};
+}

@@ -1,0 +1,81 @@
+/** One group of operations as kernel specifications. */
+import { type Node, only, type Value } from "../ir/graph.js";
+import { intAttr, intsAttr } from "../ir/op.js";
+import { type GroupContext, label, type Spec, storesOf, viewsOf, withSplits } from "./group-context.js";
+import type { Affine, Buffer } from "./kernel.js";
+import type { InverseSpec } from "./kernels/inverse-spec.js";
+import { lowerContraction } from "./lower-contraction.js";
+import { NeedsBuffer } from "./view.js";
+
+export function lowerGroup(context: GroupContext): readonly Spec[] {
+  const { root } = context.group;
+  switch (root.op) {
+    case "inverse": return [lowerInverseSpec(context)];
+    case "contract": return lowerContraction(context);
+    case "reduce_sum": case "reduce_max": case "reduce_argmax": return [lowerReduction(context)];
+    case "fold": return [lowerFold(context)];
+    default: return [lowerMap(context)];
+  }
+}
+
+function lowerMap(context: GroupContext): Spec {
+  const { shape } = only(context.group.root).type;
+  return withSplits((dim) => {
+    const dims = shape.map((n, k) => dim(`i${k}`, n));
+    const views = viewsOf(context, undefined);
+    const stores = storesOf(context, views, dims.map((d) => d.index));
+    return { kind: "map", label: label(context), axes: dims.flatMap((d) => d.axes), stores };
+  });
+}
+
+function lowerReduction(context: GroupContext): Spec {
+  const { root } = context.group;
+  const x = root.inputs[0] as Value;
+  const reduced = intsAttr(root.attrs, "axes");
+  return withSplits((dim) => {
+    const dims = x.type.shape.map((n, k) => dim(`${reduced.includes(k) ? "r" : "i"}${k}`, n));
+    const kept = dims.filter((_, k) => !reduced.includes(k));
+    const value = viewsOf(context, undefined).at(x, dims.map((d) => d.index));
+    const stores = storesOf(context, viewsOf(context, only(root)), kept.map((d) => d.index));
+    return {
+      kind: "reduce", label: label(context), combine: COMBINE[root.op as keyof typeof COMBINE],
+      axes: kept.flatMap((d) => d.axes), reduction: dims.filter((_, k) => reduced.includes(k)).flatMap((d) => d.axes), value, stores,
+    };
+  });
+}
+const COMBINE = { reduce_sum: "sum", reduce_max: "max", reduce_argmax: "argmax" } as const;
+
+/**
+ * out[h] = Σ_j x[(h·divisor − j·dilation − offset) / stride, j]: a sum over the taps, read through a transposed window. Folds of folds
+ * (a two-dimensional window) are one sum over all their taps.
+ */
+function lowerFold(context: GroupContext): Spec {
+  const { root } = context.group;
+  const out = only(root);
+  const chain: Node[] = [root];
+  for (let n = context.producer.get(root.inputs[0] as Value); n?.op === "fold" && !context.buffers.has(only(n)); n = context.producer.get(n.inputs[0] as Value)) chain.push(n);
+  return withSplits((dim) => {
+    const dims = out.type.shape.map((n, k) => dim(`i${k}`, n));
+    const tapDims = chain.map((n, k) => dim(`r${k}`, (n.inputs[0] as Value).type.shape[intAttr(n.attrs, "axis") + 1] as number));
+    const taps = new Map(chain.map((n, k) => [n, (tapDims[k] as { index: Affine }).index] as const));
+    const views = viewsOf(context, undefined, undefined, taps);
+    const value = views.fold(root, dims.map((d) => d.index));
+    const stores = storesOf(context, viewsOf(context, out), dims.map((d) => d.index));
+    return { kind: "reduce", label: label(context), combine: "sum", axes: dims.flatMap((d) => d.axes), reduction: tapDims.flatMap((d) => d.axes), value, stores };
+  });
+}
+
+function lowerInverseSpec({ group, buffers, producer }: GroupContext): InverseSpec {
+  const { root } = group;
+  const [m, damping] = root.inputs as [Value, Value];
+  const [inverse, clean] = root.results as [Value, Value];
+  const [batch, n] = m.type.shape as [number, number];
+  const of = (v: Value): Buffer => {
+    const buffer = buffers.get(v);
+    if (buffer) return buffer;
+    const node = producer.get(v);
+    if (node?.op === "reshape") return of(node.inputs[0] as Value);
+    throw new NeedsBuffer(v);
+  };
+  return { kind: "inverse", label: `inverse [${batch}, ${n}, ${n}]`, n, batch, matrix: of(m), damping: of(damping), inverse: of(inverse), status: of(clean) };
+}
