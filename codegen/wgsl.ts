@@ -23,18 +23,65 @@ export const BITS = "var<private> INF_BITS: u32 = 0x7f800000u;\nvar<private> NAN
 
 export const vectorOf = (dtype: ScalarType): string => ({ f32: "vec4f", i32: "vec4i", u32: "vec4u", bool: "vec4<bool>" })[dtype];
 
-/** Functions a kernel brings along where WGSL's own are inaccurate or undefined; `T` is f32 or vec4f. */
+/** The unsigned, or signed, integers of T's width. */
+const bitsOf = (T: string, sign: "u" | "i" = "u"): string => (T === "f32" ? `${sign}32` : `vec4${sign}`);
+/** True where x is NaN. On the bits: drivers take comparisons of floats for ordered ones and drop `x != x`. */
+export const isNan = (T: string, x: string): string => `((bitcast<${bitsOf(T)}>(${x}) & ${bitsOf(T)}(0x7fffffffu)) > ${bitsOf(T)}(0x7f800000u))`;
+
+/** A variable that holds the bits of NaN: the compiler refuses to fold a constant one. */
+const nanOf = (name: string): string => `var<private> ${name}_nan: u32 = 0x7fc00000u;`;
+
+/** Sine and cosine: quadrant reduction and polynomials, because the built-in ones are off by 3e-3 on one software adapter. `shift` quadrants are added. */
+const trig = (T: string, name: string, shift: number): string => `fn ${name}(x: ${T}) -> ${T} {
+  let k = round(x * 0.63661977237f);
+  // π/2 in three parts: products with the first two are exact while k < 2^13
+  let r = ((x - k * 1.5703125f) - k * 4.837512969970703125e-4f) - k * 7.5497899548918822e-8f;
+  let z = r * r;
+  let s = r + r * z * (-1.6666654611e-1f + z * (8.3321608736e-3f - z * 1.9515295891e-4f));
+  let c = 1.0f - 0.5f * z + z * z * (4.1666645683e-2f + z * (-1.3887316255e-3f + z * 2.4433157118e-5f));
+  let n = k + ${shift}.0f;
+  let q = n - 4.0f * floor(n * 0.25f);
+  let even = select(-s, s, q < ${T}(0.5f));
+  let odd = select(-c, c, q < ${T}(1.5f));
+  let is_odd = ((q > ${T}(0.5f)) & (q < ${T}(1.5f))) | (q > ${T}(2.5f));
+  return select(even, odd, is_odd);
+}`;
+
+/** Functions a kernel brings along where WGSL's own are inaccurate or undefined; `T` is f32 or vec4f. NaN passes through all of them. */
 export const HELPERS = {
-  // relative accuracy near 0 by a polynomial; no overflow; NaN passes through
+  // by the bits of a negative number that is no NaN: drivers make a maximum of `x <= 0`, and that hides NaN
+  relu: (T: string, name: string) => `fn ${name}(x: ${T}) -> ${T} {
+  return select(x, ${T}(0.0f), bitcast<${bitsOf(T, "i")}>(x) <= ${bitsOf(T, "i")}(-8388608));
+}`,
+  // one software adapter makes Infinity of exp(NaN) and log |x| of a negative x
+  exp: (T: string, name: string) => `fn ${name}(x: ${T}) -> ${T} {
+  return select(exp(x), x, ${isNan(T, "x")});
+}`,
+  log: (T: string, name: string) => `${nanOf(name)}
+fn ${name}(x: ${T}) -> ${T} {
+  return select(select(log(x), ${T}(bitcast<f32>(${name}_nan)), x < ${T}(0.0f)), x, ${isNan(T, "x")});
+}`,
+  max: (T: string, name: string) => `fn ${name}(x: ${T}, y: ${T}) -> ${T} {
+  return select(max(x, y), x + y, ${isNan(T, "x")} | ${isNan(T, "y")});
+}`,
+  min: (T: string, name: string) => `fn ${name}(x: ${T}, y: ${T}) -> ${T} {
+  return select(min(x, y), x + y, ${isNan(T, "x")} | ${isNan(T, "y")});
+}`,
+  // relative accuracy near 0 by a polynomial; no overflow
   tanh: (T: string, name: string) => `fn ${name}(x: ${T}) -> ${T} {
   let z = x * x;
   let small = x + x * z * ((((-5.70498872745e-3f * z + 2.06390887954e-2f) * z - 5.37397155531e-2f) * z + 1.33314422036e-1f) * z - 3.33332819422e-1f);
   let a = select(abs(x), ${T}(15.0f), abs(x) > ${T}(15.0f));
   let large = sign(x) * (1.0f - 2.0f / (exp(2.0f * a) + 1.0f));
-  return select(large, small, abs(x) < ${T}(0.625f));
+  return select(select(large, small, abs(x) < ${T}(0.625f)), x, ${isNan(T, "x")});
 }`,
+  // log(1 + t) = 2·artanh(t / (2 + t)): relative accuracy where t is small, too
   softplus: (T: string, name: string) => `fn ${name}(x: ${T}) -> ${T} {
-  return select(x, ${T}(0.0f), x <= ${T}(0.0f)) + log(1.0f + exp(-abs(x)));
+  let t = exp(-abs(x));
+  let s = t / (2.0f + t);
+  let z = s * s;
+  let series = 1.0f + z * (0.33333333333f + z * (0.2f + z * (0.14285714286f + z * (0.11111111111f + z * (0.090909090909f + z * 0.076923076923f)))));
+  return max(x, ${T}(0.0f)) + 2.0f * s * series;
 }`,
   // Taylor near 0; beyond, a Chebyshev fit of erfc with relative error 1.2e-7
   erf: (T: string, name: string) => `fn ${name}(x: ${T}) -> ${T} {
@@ -46,25 +93,18 @@ export const HELPERS = {
   let large = sign(x) * (1.0f - t * exp(p - z));
   return select(large, small, a < ${T}(0.5f));
 }`,
-  // quadrant reduction and polynomials: built-in sine is off by 3e-3 on one software adapter
-  sin: (T: string, name: string) => `fn ${name}(x: ${T}) -> ${T} {
-  let k = round(x * 0.63661977237f);
-  let r = (x - k * 1.5707963705f) + k * 4.3711388287e-8f;
-  let z = r * r;
-  let s = r + r * z * (-1.6666654611e-1f + z * (8.3321608736e-3f - z * 1.9515295891e-4f));
-  let c = 1.0f - 0.5f * z + z * z * (4.1666645683e-2f + z * (-1.3887316255e-3f + z * 2.4433157118e-5f));
-  let q = k - 4.0f * floor(k * 0.25f);
-  let even = select(-s, s, q < ${T}(0.5f));
-  let odd = select(-c, c, q < ${T}(1.5f));
-  let is_odd = ((q > ${T}(0.5f)) & (q < ${T}(1.5f))) | (q > ${T}(2.5f));
-  return select(even, odd, is_odd);
-}`,
-  // pow of a negative base is defined for integer exponents
-  pow: (T: string, name: string) => `fn ${name}(x: ${T}, y: ${T}) -> ${T} {
+  sin: (T: string, name: string) => trig(T, name, 0),
+  cos: (T: string, name: string) => trig(T, name, 1),
+  // pow of a negative base is defined for whole exponents only
+  pow: (T: string, name: string) => `${nanOf(name)}
+fn ${name}(x: ${T}, y: ${T}) -> ${T} {
   let r = pow(abs(x), y);
   let odd = abs(y - 2.0f * floor(y * 0.5f)) > ${T}(0.5f);
-  let signed = select(r, -r, (x < ${T}(0.0f)) & odd);
-  return select(signed, ${T}(1.0f), y == ${T}(0.0f));
+  let negative = x < ${T}(0.0f);
+  let signed = select(select(r, -r, negative & odd), ${T}(bitcast<f32>(${name}_nan)), negative & (floor(y) != y));
+  let zero = select(signed, ${T}(0.0f), (x == ${T}(0.0f)) & (y > ${T}(0.0f)));
+  let whole = select(zero, ${T}(1.0f), y == ${T}(0.0f));
+  return select(whole, x + y, ${isNan(T, "x")} | ${isNan(T, "y")});
 }`,
 } as const;
 export type Helper = keyof typeof HELPERS;
@@ -81,18 +121,17 @@ const helped = (name: Helper): Spell => (args, c) => `${c.helper(name)}(${args.j
 /** How each scalar operation is written. `dtype` is the operands' element type. A missing row does not typecheck. */
 export const SPELL: Record<ScalarOp, Spell> = {
   neg: ([a]) => `(-${a})`,
-  abs: call("abs"), sign: call("sign"), exp: call("exp"), log: call("log"), sqrt: call("sqrt"),
+  abs: call("abs"), sign: call("sign"), exp: helped("exp"), log: helped("log"), sqrt: call("sqrt"),
   reciprocal: ([a], c) => `(${c.splat(1)} / ${a})`,
   tanh: helped("tanh"), softplus: helped("softplus"), erf: helped("erf"), sin: helped("sin"),
-  cos: ([a], c) => `${c.helper("sin")}(${a} + ${c.splat(Math.PI / 2)})`,
-  sigmoid: ([a], c) => `(${c.splat(1)} / (${c.splat(1)} + exp(-${a})))`,
-  // select instead of max: a NaN must stay visible
-  relu: ([a], c) => `select(${a}, ${c.splat(0)}, ${a} <= ${c.splat(0)})`,
+  cos: helped("cos"),
+  sigmoid: ([a], c) => `(${c.splat(1)} / (${c.splat(1)} + ${c.helper("exp")}(-${a})))`,
+  relu: helped("relu"),
   floor: call("floor"), ceil: call("ceil"), round: call("round"),
   not: ([a]) => `(!${a})`,
   detach: ([a]) => `${a}`,
   add: infix("+"), sub: infix("-"), mul: infix("*"), div: infix("/"),
-  max: call("max"), min: call("min"), pow: helped("pow"),
+  max: (args, c) => (c.dtype === "f32" ? helped : call)("max")(args, c), min: (args, c) => (c.dtype === "f32" ? helped : call)("min")(args, c), pow: helped("pow"),
   lt: infix("<"), le: infix("<="), gt: infix(">"), ge: infix(">="), eq: infix("=="), ne: infix("!="),
   and: infix("&"), or: infix("|"),
   select: ([c, a, b]) => `select(${b}, ${a}, ${c})`,

@@ -85,3 +85,33 @@ function checkLabels(artifact: Artifact, target: Float32Array | Int32Array, coun
   }
   return target;
 }
+
+/** Examples start … start + count of every input. @throws RuntimeFault "bad-data" if an input is missing. */
+export function cutExamples(artifact: Artifact, inputs: Readonly<Record<string, Tensor>>, start: number, count: number): Batch {
+  return Object.fromEntries(artifact.inputs.map((info) => {
+    const t = inputs[info.name];
+    if (!isTensor(t)) throw fault(`input "${info.name}" is missing`, "predict");
+    if (info.examples === null) return [info.name, t];
+    const outer = product(t.shape.slice(0, info.examples));
+    const inner = product(t.shape.slice(info.examples + 1));
+    const all = t.shape[info.examples] as number;
+    const data = new (info.dtype === "i32" ? Int32Array : Float32Array)(outer * count * inner);
+    for (let k = 0; k < outer; k++) data.set(t.data.subarray((k * all + start) * inner, (k * all + start + count) * inner), k * count * inner);
+    return [info.name, { shape: t.shape.map((n, k) => (k === info.examples ? count : n)), data }];
+  }));
+}
+
+/** The outputs of several batches, one after the other; those without examples are taken from the first. */
+export function joinOutputs(artifact: Artifact, parts: ReadonlyMap<string, readonly Float32Array[]>, total: number): Record<string, Tensor> {
+  return Object.fromEntries(artifact.outputs.map((o): [string, Tensor] => {
+    const list = parts.get(o.name) ?? [];
+    if (o.examples === null) return [o.name, { shape: o.shape, data: list[0] as Float32Array }];
+    const data = new Float32Array(list.reduce((n, a) => n + a.length, 0));
+    let at = 0;
+    for (const a of list) {
+      data.set(a, at);
+      at += a.length;
+    }
+    return [o.name, { shape: [total, ...o.shape], data }];
+  }));
+}

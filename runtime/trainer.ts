@@ -10,7 +10,7 @@ import { Fisher } from "./fisher.js";
 import { type HostArray, Program } from "./program.js";
 import { Readback } from "./readback.js";
 import { checkedKnobs, type HostState, newHostState, nextBlend, type Pending, type TrainerCore } from "./state.js";
-import { type Batch, type Prepared, prepareBatch, type Tensor } from "./tensors.js";
+import { type Batch, cutExamples, joinOutputs, type Prepared, prepareBatch, type Tensor } from "./tensors.js";
 
 export interface StepResult {
   readonly step: number;
@@ -302,10 +302,10 @@ export class Trainer implements TrainerCore {
       const total = lead ? (inputs[lead.name]?.shape[lead.examples as number] ?? 0) : 0;
       if (total === 0) throw new RuntimeFault("bad-data", `input "${lead?.name}" is missing or empty`, "predict");
       const largest = Math.max(...this.batches);
-      const parts: Record<string, Float32Array[]> = {};
+      const parts = new Map<string, Float32Array[]>();
       for (let start = 0; start < total; start += largest) {
         const count = Math.min(largest, total - start);
-        const p = prepareBatch(this.artifact, this.#cut(inputs, start, count), { target: false }, true);
+        const p = prepareBatch(this.artifact, cutExamples(this.artifact, inputs, start, count), { target: false }, true);
         for (const [name, data] of p.arrays) if (this.program.hasBuffer(`${name}@${p.batch}`)) this.program.write(`${name}@${p.batch}`, data);
         await this.program.prepare([`predict@${p.batch}`]);
         this.program.submit([`predict@${p.batch}`]);
@@ -313,37 +313,11 @@ export class Trainer implements TrainerCore {
         this.artifact.outputs.forEach((o, k) => {
           const per = o.shape.reduce((n, d) => n * d, 1);
           const whole = arrays[k] as Float32Array;
-          const list = parts[o.name] ?? [];
-          list.push(o.examples === null ? whole.slice() : whole.slice(0, count * per));
-          parts[o.name] = list;
+          parts.set(o.name, [...(parts.get(o.name) ?? []), o.examples === null ? whole.slice() : whole.slice(0, count * per)]);
         });
       }
-      return Object.fromEntries(this.artifact.outputs.map((o) => {
-        const list = parts[o.name] as Float32Array[];
-        if (o.examples === null) return [o.name, { shape: o.shape, data: list[0] as Float32Array }];
-        const data = new Float32Array(list.reduce((n, a) => n + a.length, 0));
-        let at = 0;
-        for (const a of list) {
-          data.set(a, at);
-          at += a.length;
-        }
-        return [o.name, { shape: [total, ...o.shape], data }];
-      }));
+      return joinOutputs(this.artifact, parts, total);
     });
-  }
-
-  #cut(inputs: Readonly<Record<string, Tensor>>, start: number, count: number): Batch {
-    return Object.fromEntries(this.artifact.inputs.map((info) => {
-      const t = inputs[info.name];
-      if (!t) throw new RuntimeFault("bad-data", `input "${info.name}" is missing`, "predict");
-      if (info.examples === null) return [info.name, t];
-      const outer = t.shape.slice(0, info.examples).reduce((n, d) => n * d, 1);
-      const inner = t.shape.slice(info.examples + 1).reduce((n, d) => n * d, 1);
-      const all = t.shape[info.examples] as number;
-      const data = new (info.dtype === "i32" ? Int32Array : Float32Array)(outer * count * inner);
-      for (let k = 0; k < outer; k++) data.set(t.data.subarray((k * all + start) * inner, (k * all + start + count) * inner), k * count * inner);
-      return [info.name, { shape: t.shape.map((n, k) => (k === info.examples ? count : n)), data }];
-    }));
   }
 
   /** Parameters by name. */

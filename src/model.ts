@@ -11,6 +11,8 @@ export interface OpenOptions {
   readonly batchAxis?: NonNullable<ImportOptions["batchAxis"]>;
   readonly freeze?: readonly string[];
   readonly outputs?: readonly string[];
+  /** Default "train": BatchNormalization nodes exported for training use the statistics of the batch. */
+  readonly mode?: ImportOptions["mode"];
 }
 
 export interface OpenModel {

@@ -6,7 +6,7 @@ import { CompileError } from "../../ir/error.js";
 import { bindingsOf, Body, declare, emitExpr, emitStore, freeBuffers, laneBuffers, type Point } from "../expr.js";
 import type { Axis, Buffer, Kernel, Limits, Lowered, ReduceSpec, Store } from "../kernel.js";
 import { MAX_TRIPS } from "../limits.js";
-import { literal, vectorOf } from "../wgsl.js";
+import { isNan, literal, vectorOf } from "../wgsl.js";
 import { decode, grid, identifier, indicesOf, mapIndices, mapStores, mergeAxes, product, WORKGROUP } from "./iterate.js";
 
 /** Unroll reductions up to this many elements (pooling windows). */
@@ -114,7 +114,9 @@ function accumulate(body: Body, spec: ReduceSpec, spelled: Map<Axis, string | nu
   const { dtype } = spec.value;
   const wide = lanes ? vectorOf(dtype) : dtype;
   const splat = (text: string) => (lanes ? `${wide}(${text})` : text);
-  const start = spec.combine === "sum" ? literal(dtype, 0) : literal(dtype, dtype === "f32" ? -3.4028234663852886e38 : dtype === "i32" ? -2147483648 : 0);
+  const lowest = dtype === "f32" ? Number.NEGATIVE_INFINITY : dtype === "i32" ? -2147483648 : 0;
+  const start = literal(dtype, spec.combine === "sum" ? 0 : lowest);
+  if (spec.combine !== "sum" && dtype === "f32") body.bits = true;
   body.push(`var acc: ${wide} = ${splat(start)};`);
   if (spec.combine === "argmax") body.push("var best: i32 = 0;");
   const unrolled = product(spec.reduction) <= UNROLL;
@@ -124,8 +126,8 @@ function accumulate(body: Body, spec: ReduceSpec, spelled: Map<Axis, string | nu
     const x = emitExpr(body, spec.value, point, vec4);
     switch (spec.combine) {
       case "sum": body.push(`acc += ${x};`); break;
-      // a NaN must win, or it would be hidden
-      case "max": body.push(`acc = select(acc, ${x}, !(${x} <= acc));`); break;
+      // a NaN must win and stay, or it would be hidden
+      case "max": body.push(`acc = select(acc, ${x}, (${x} > acc)${dtype === "f32" ? ` | ${isNan(wide, x)}` : ""});`); break;
       case "argmax": body.push(`if (${x} > acc) { acc = ${x}; best = ${position}; }`); break;
       default: spec.combine satisfies never;
     }

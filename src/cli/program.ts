@@ -40,7 +40,7 @@ async function openFolder(path: string): Promise<ModuleData> {
 }
 
 async function compileFor(path: string, s: Settings, io: Io, needsLoss: boolean): Promise<ModuleData> {
-  const model = await openFor(path, s);
+  const model = await openFor(path, s, "eval");
   for (const n of model.notes) io.note(`note: ${n}`);
   const given = compileOptionsForUse(s);
   const attempt = (loss: object) => compile(model.forward, { ...given, ...loss });
