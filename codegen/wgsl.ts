@@ -53,13 +53,15 @@ export const HELPERS = {
   relu: (T: string, name: string) => `fn ${name}(x: ${T}) -> ${T} {
   return select(x, ${T}(0.0f), bitcast<${bitsOf(T, "i")}>(x) <= ${bitsOf(T, "i")}(-8388608));
 }`,
-  // one software adapter makes Infinity of exp(NaN) and log |x| of a negative x
+  // one software adapter makes Infinity of exp(NaN), log |x| of a negative x and -88 of log 0
   exp: (T: string, name: string) => `fn ${name}(x: ${T}) -> ${T} {
   return select(exp(x), x, ${isNan(T, "x")});
 }`,
   log: (T: string, name: string) => `${nanOf(name)}
+var<private> ${name}_inf: u32 = 0xff800000u;
 fn ${name}(x: ${T}) -> ${T} {
-  return select(select(log(x), ${T}(bitcast<f32>(${name}_nan)), x < ${T}(0.0f)), x, ${isNan(T, "x")});
+  let ends = select(${T}(bitcast<f32>(${name}_nan)), ${T}(bitcast<f32>(${name}_inf)), x == ${T}(0.0f));
+  return select(select(log(x), ends, x <= ${T}(0.0f)), x, ${isNan(T, "x")});
 }`,
   max: (T: string, name: string) => `fn ${name}(x: ${T}, y: ${T}) -> ${T} {
   return select(max(x, y), x + y, ${isNan(T, "x")} | ${isNan(T, "y")});

@@ -31,14 +31,14 @@ export function lowerReduce(spec: ReduceSpec, limits: Limits): Lowered {
   return { kernels: [serial(merged, limits)], scratch: [] };
 }
 
-/** How to cut the outermost reduction axis: the divisor nearest the square root of the length. */
+/** How to cut a reduction axis: the divisor nearest twice the square root of the length, if it leaves both passes work they can do. */
 function splitFactor(axes: readonly Axis[], outputs: number): { axis: Axis; parts: number } | undefined {
   const length = product(axes);
   const wanted = Math.min(Math.sqrt(length) * 2, Math.ceil((ENOUGH_THREADS * 2) / outputs));
   let best: { axis: Axis; parts: number } | undefined;
   for (const axis of axes)
     for (let parts = 2; parts <= axis.size; parts++)
-      if (axis.size % parts === 0 && (!best || Math.abs(Math.log(parts / wanted)) < Math.abs(Math.log(best.parts / wanted)))) best = { axis, parts };
+      if (axis.size % parts === 0 && parts < length && Math.max(parts, length / parts) <= MAX_TRIPS && (!best || Math.abs(Math.log(parts / wanted)) < Math.abs(Math.log(best.parts / wanted)))) best = { axis, parts };
   return best;
 }
 

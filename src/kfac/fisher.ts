@@ -23,7 +23,7 @@ const STREAM_TARGETS = 16;
  * `mc`: targets drawn from the model's own distribution, or given by the caller for reproducible comparisons (inputs `mcTargets` and
  * `mcGiven`, 0 or 1). `exact`: all columns. `empirical` has none of its own: the gradient's cotangent serves (it is not the Fisher).
  */
-export function fisherColumns(b: Builder, loss: Loss, { kind, samples }: FisherOptions, key: readonly [Value, Value]): FisherColumns | undefined {
+export function fisherColumns(b: Builder, loss: Loss, { kind, samples }: FisherOptions, key: () => readonly [Value, Value]): FisherColumns | undefined {
   switch (kind) {
     case "empirical": return undefined;
     case "exact": return { vectors: exactVectors(b, loss), samples: 1 };
@@ -33,7 +33,7 @@ export function fisherColumns(b: Builder, loss: Loss, { kind, samples }: FisherO
       const flag = b.input("mcGiven", { dtype: "i32", shape: [1] });
       const use = b.emit("ne", [broadcast(b.emit, reshape(b.emit, flag, []), t.shape, []), broadcast(b.emit, b.scalar(0, "i32"), t.shape, [])]);
       const columns = Array.from({ length: samples }, (_, s) => {
-        const drawn = sampleTargets(b, loss, key, STREAM_TARGETS + 2 * s);
+        const drawn = sampleTargets(b, loss, key(), STREAM_TARGETS + 2 * s);
         const g = derivative(b, loss, b.emit("select", [use, given, drawn]));
         return reshape(b.emit, g, [1, ...g.type.shape]);
       });

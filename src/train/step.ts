@@ -99,7 +99,7 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked }: F
   const root = weight && stats ? emit("sqrt", [weight]) : undefined;
   const key = () => [knobs.get("seed"), knobs.get("step")] as const;
   const columns = stats && layers.length > 0
-    ? (fisherColumns(b, loss, m.fisher, m.fisher.kind === "mc" ? key() : ([] as unknown as readonly [Value, Value])) ?? (root ? { vectors: reshape(emit, raw, [1, ...raw.type.shape]), samples: 1 } : undefined))
+    ? (fisherColumns(b, loss, m.fisher, key) ?? (root ? { vectors: reshape(emit, raw, [1, ...raw.type.shape]), samples: 1 } : undefined))
     : undefined;
 
   // the gradient's cotangent and the Fisher's columns go back together
