@@ -16,6 +16,7 @@ import { type Artifact, ARTIFACT_VERSION, type HostOptions, HOST_DEFAULTS, type 
 import { columnCount, type FisherOptions } from "./kfac/fisher.js";
 import { type Layer, type LayerKindName, register, type Registration, requireNoOrphans } from "./kfac/layer.js";
 import { type Loss, type LossKind, targetType } from "./train/loss.js";
+import { rebatched } from "./rebatch.js";
 import { absorbGraph, backGraph, evaluateGraph, frontGraph, type OptimizerKind, predictGraph, refreshGraph, type StepModel, stepGraph } from "./train/step.js";
 import type { WeightDecayMode } from "./train/update.js";
 
@@ -83,7 +84,7 @@ export function compile(forward: (batch: number) => ForwardModel, options: Compi
   let first: { model: StepModel; source: ForwardModel } | undefined;
   for (const batch of batches) {
     const source = forward(batch);
-    const model = prepare(source, options, notes);
+    const model = (batch === 1 ? prepareOne(forward, source, options, notes) : undefined) ?? prepare(source, options, notes);
     if (options.strict) requireNoOrphans(model.registration.orphans);
     first ??= { model, source };
     for (const [name, graph] of entryGraphs(model, source, batch === batches[0])) {
@@ -117,6 +118,32 @@ export function prepare(source: ForwardModel, options: CompileOptions, notes: st
   });
   if (!graph.params.some((p) => p.trainable)) throw new CompileError("bad-model", "the model has no trainable parameter", source.name, "check that its weights are initializers or Constant tensors");
   return { graph, loss: { ...head, z }, registration, optimizer: options.optimizer, fisher: options.fisher, weightDecayMode: options.weightDecayMode };
+}
+
+/**
+ * The model for a single example, made from the one for two: with one example the graph does not say which of its axes of size 1
+ * carries them, nor that a bias is repeated. undefined where that cannot be: then the graph of one example has to do.
+ */
+function prepareOne(forward: (batch: number) => ForwardModel, one: ForwardModel, options: CompileOptions, notes: string[]): StepModel | undefined {
+  try {
+    const two = prepare(forward(2), options, notes);
+    const { graph, values, marks } = rebatched(two.graph, 1);
+    const of = (v: Value): Value => {
+      const made = values.get(v);
+      if (!made) throw new CompileError("examples-lost", `"${v.name}" has no counterpart`);
+      return made;
+    };
+    const shapes = new Map(graph.results.map((r) => [r.name, r.value.type.shape.join()]));
+    if (one.outputs.some((o) => shapes.get(o.name) !== o.value.type.shape.join())) return undefined;
+    const layers = two.registration.layers.map((l): Layer => ({
+      ...l, weight: of(l.weight), bias: l.bias && of(l.bias), weightView: of(l.weightView), biasView: l.biasView && of(l.biasView),
+      input: { ...l.input, value: of(l.input.value) }, output: { ...l.output, value: of(l.output.value) },
+    }));
+    return { ...two, graph, marks, loss: { ...two.loss, z: of(two.loss.z) }, registration: { ...two.registration, layers } };
+  } catch (e) {
+    if (e instanceof CompileError && e.code === "examples-lost") return undefined;
+    throw e;
+  }
 }
 
 /** The loss given by the user, or the one the model's head implies; differentiated from the logits either way. */

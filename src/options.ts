@@ -96,7 +96,7 @@ export const FLAGS: readonly Flag[] = [
 
   { name: "weights", short: "w", group: "data", kind: "text", value: "FILE", doc: "a checkpoint, .safetensors or .onnx to take the parameters from", defaultDoc: "the model's own" },
   { name: "out", short: "o", group: "output", kind: "text", value: "PATH", doc: "what to write: a folder (compile), .kir (print), .onnx or .safetensors (train), .npz (predict)" },
-  { name: "after", group: "output", kind: "text", value: "PASS", doc: "print the graph after this pass" },
+  { name: "after", group: "output", kind: "text", value: "PASS", doc: "print the graph after this pass (canonicalize, fold, cse, dce, undetach, unwindow), or as fused into kernels (fuse)" },
   { name: "entry", group: "output", kind: "text", value: "NAME", doc: "print this entry of the program (front, back, refresh, step …) instead of the forward graph" },
   { name: "history", group: "output", kind: "text", value: "FILE.jsonl", doc: "a line of JSON per step and per validation" },
   { name: "plot", group: "output", kind: "text", value: "FILE.svg", doc: "the course of the loss as a picture" },

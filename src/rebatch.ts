@@ -31,6 +31,14 @@ export function rebatch(graph: Graph, to: number): Graph {
   return from === undefined || from === to ? graph : new Rebatch(graph, from, to).run();
 }
 
+/** The same, and for every value of the old graph that is part of the new one: what it became, and where its examples are. */
+export function rebatched(graph: Graph, to: number): { readonly graph: Graph; readonly values: ReadonlyMap<Value, Value>; readonly marks: ReadonlyMap<Value, ExampleAxis> } {
+  const from = examplesOf(graph);
+  if (from === undefined) throw new CompileError("examples-lost", "no input carries examples", `graph "${graph.name}"`);
+  const made = new Rebatch(graph, from, to);
+  return { graph: made.run(), ...made.correspondence() };
+}
+
 /** The axis along which a value is to be made for the new number: of its outer · N · inner. */
 type Want = ExampleAxis | undefined;
 
@@ -72,6 +80,19 @@ class Rebatch {
     const place = new Map(nodes.map((node, k) => [node, k]));
     const placeOf = (node: Node): number => place.get(this.#origins.get(node) as Node) as number;
     return { ...made, nodes: [...made.nodes].sort((a, b) => placeOf(a) - placeOf(b)) };
+  }
+
+  /** Marks do not change with the number: outer and inner have it divided out. */
+  correspondence(): { values: ReadonlyMap<Value, Value>; marks: ReadonlyMap<Value, ExampleAxis> } {
+    const values = new Map<Value, Value>();
+    const marks = new Map<Value, ExampleAxis>();
+    for (const [old, made] of this.#made) {
+      const mark = this.#marks.get(old);
+      const value = made.get(key(mark));
+      if (value) values.set(old, value);
+      if (value && mark) marks.set(value, mark);
+    }
+    return { values, marks };
   }
 
   /** A value made for the new number, along its own mark, else along the axis that `reader` wants. */

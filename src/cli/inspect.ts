@@ -9,6 +9,7 @@ import { writeModule } from "../emit.js";
 import { writeAtomic } from "../files.js";
 import { requireNoOrphans } from "../kfac/layer.js";
 import type { Settings } from "../options.js";
+import { printFused } from "./fused.js";
 import { type Io, requireWritable } from "./io.js";
 import { compileOptions, openFor, registerOptions } from "./setup.js";
 import { layersJson, layerTable, spellExamples, table } from "./table.js";
@@ -41,14 +42,17 @@ function anyLoss<T>(options: CompileOptions, use: (options: CompileOptions) => T
 export async function printCommand(path: string, s: Settings, io: Io): Promise<void> {
   const after = s.text("after");
   const entry = s.text("entry");
-  if (after !== undefined && !PASSES[after]) throw new CompileError("bad-option", `there is no pass "${after}"`, "--after", `one of ${Object.keys(PASSES).join(", ")}`);
+  const fused = after === "fuse";
+  if (after !== undefined && !fused && !PASSES[after]) throw new CompileError("bad-option", `there is no pass "${after}"`, "--after", `one of ${Object.keys(PASSES).join(", ")}, fuse`);
   const out = s.text("out");
   if (out !== undefined) await requireWritable(out);
   const model = await openFor(path, s);
   const batch = s.has("batch") || model.fileBatch === undefined ? undefined : model.fileBatch;
   const options = compileOptions(s);
   const size = batch ?? (s.has("batch") ? (options.batches[0] as number) : 2);
-  const graph = entry === undefined ? forwardAfter(model.forward(size), options, after) : entryAfter(model.forward, { ...options, batches: [size] }, entry, after);
+  const stage = fused ? (entry === undefined ? "canonicalize" : undefined) : after;
+  const graph = entry === undefined ? forwardAfter(model.forward(size), options, stage) : entryAfter(model.forward, { ...options, batches: [size] }, entry, stage);
+  if (fused) return out === undefined ? io.out(printFused(graph)) : writeAtomic(out, `${printFused(graph)}\n`);
   if (out === undefined) return io.out(print(graph).trimEnd());
   if (!/\.kir$/.test(out)) throw new CompileError("bad-option", `"${out}" does not end in .kir`, "--out");
   if (entry !== undefined) return writeAtomic(out, print(graph));

@@ -12,7 +12,7 @@
  * State: parameters by their own names, grad/…, stat/…, kfac/…, opt/….
  */
 import { Builder, broadcast, reshape, sumAll } from "../../ir/builder.js";
-import { type ExampleAxis, exampleMarks, requireExamples } from "../../ir/examples.js";
+import { type ExampleAxis, exampleMarks, type Mark, requireExamples } from "../../ir/examples.js";
 import { cotangents } from "../../ir/grad.js";
 import { type Graph, type GraphResult, type Node, producers, type Value } from "../../ir/graph.js";
 import { vmap } from "../../ir/vmap.js";
@@ -33,6 +33,8 @@ export interface StepModel {
   readonly optimizer: OptimizerKind;
   readonly fisher: FisherOptions;
   readonly weightDecayMode: WeightDecayMode;
+  /** Where the examples of the graph's values are, where that is known better than the graph tells (one example fits many axes). */
+  readonly marks?: ReadonlyMap<Value, Mark>;
 }
 
 export interface FrontForm {
@@ -145,7 +147,7 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked }: F
 
   const statistics = new Map<Layer, { A: Value; G: Value }>();
   if (stats) {
-    const marks = exampleMarks(m.graph);
+    const marks = m.marks ?? exampleMarks(m.graph);
     const producer = producers(m.graph);
     const weightSum = weight && sumAll(emit, weight);
     for (const layer of layers) {
