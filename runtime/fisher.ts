@@ -33,9 +33,18 @@ export class Fisher {
       for (const l of layers) {
         const names = [`kfac/${l.name}/${first}`, `kfac/${l.name}/${second}`];
         const [a, b] = await program.read(names) as [Float32Array, Float32Array];
-        out[l.name] = make({ shape: [l.dA, l.dA], data: a }, { shape: [l.dG, l.dG], data: b });
+        out[l.name] = make({ shape: [l.dA, l.dA], data: corner(a, l.dA) }, { shape: [l.dG, l.dG], data: corner(b, l.dG) });
       }
       return out;
     });
   }
+}
+
+/** The first n rows and columns of a square matrix: stored inverses have a few rows of zeros more. */
+function corner(data: Float32Array, n: number): Float32Array {
+  const rows = Math.round(Math.sqrt(data.length));
+  if (rows === n) return data;
+  const out = new Float32Array(n * n);
+  for (let k = 0; k < n; k++) out.set(data.subarray(k * rows, k * rows + n), k * n);
+  return out;
 }

@@ -4,6 +4,7 @@
  *   forward graph → canonical → registered → entries (graphs over state) → canonical again → kernels, slots → artifact
  */
 import { createHash } from "node:crypto";
+import { checkPlan } from "../codegen/check.js";
 import { planProgram, type EntryGraph, type Planned } from "../codegen/plan.js";
 import { PORTABLE } from "../codegen/limits.js";
 import type { Limits } from "../codegen/kernel.js";
@@ -96,6 +97,7 @@ export function compile(forward: (batch: number) => ForwardModel, options: Compi
   }
   if (!first) throw new CompileError("bad-option", "no batch size given", "--batch", "e.g. --batch 64");
   const planned = planProgram(entries, stateNames(first.model, graphs), options.limits ?? PORTABLE);
+  checkPlan(planned.plan, planned.lowered);
   const artifact = makeArtifact(first.model, first.source, options, batches, planned);
   return { artifact, sources: planned.sources, weights: first.source.weights, planned, graphs, model: first.model, notes };
 }
@@ -125,8 +127,9 @@ export function prepare(source: ForwardModel, options: CompileOptions, notes: st
  * carries them, nor that a bias is repeated. undefined where that cannot be: then the graph of one example has to do.
  */
 function prepareOne(forward: (batch: number) => ForwardModel, one: ForwardModel, options: CompileOptions, notes: string[]): StepModel | undefined {
+  const said: string[] = [];
   try {
-    const two = prepare(forward(2), options, notes);
+    const two = prepare(forward(2), options, said);
     const { graph, values, marks } = rebatched(two.graph, 1);
     const of = (v: Value): Value => {
       const made = values.get(v);
@@ -139,6 +142,7 @@ function prepareOne(forward: (batch: number) => ForwardModel, one: ForwardModel,
       ...l, weight: of(l.weight), bias: l.bias && of(l.bias), weightView: of(l.weightView), biasView: l.biasView && of(l.biasView),
       input: { ...l.input, value: of(l.input.value) }, output: { ...l.output, value: of(l.output.value) },
     }));
+    notes.push(...said);
     return { ...two, graph, marks, loss: { ...two.loss, z: of(two.loss.z) }, registration: { ...two.registration, layers } };
   } catch (e) {
     if (e instanceof CompileError && e.code === "examples-lost") return undefined;

@@ -1,6 +1,7 @@
 /** The files of a generated module, as text: what to write is decided here, writing is the caller's. */
 import type { Artifact } from "../../runtime/artifact.js";
-import { moduleTypes, oneLine } from "./types.js";
+import { moduleTypes, oneLine, property } from "./types.js";
+import { withUses } from "./usage.js";
 
 export interface ModuleOptions {
   /** Specifier of the runtime in imports: "kfacc/runtime", or "./runtime/index.js" for a folder that stands alone. */
@@ -28,7 +29,7 @@ export function moduleFiles(artifact: Artifact, sources: readonly string[], opti
   const files = kernelFiles(artifact);
   const plan: ModulePlan = { ...artifact, kernelFiles: files };
   return new Map([
-    ...files.map((file, i) => [file, withNewline(sources[i] as string)] as const),
+    ...files.map((file, i) => [file, withNewline(withUses(sources[i] as string, i, artifact.plan))] as const),
     ["index.d.ts", moduleTypes(artifact, options.runtime)],
     ["index.js", indexSource(artifact, options)],
     // last: a folder with a plan has everything the plan names
@@ -48,12 +49,15 @@ function indexSource(artifact: Artifact, { runtime, version, summary }: ModuleOp
     `target   ${artifact.target.dtype}[${["N", ...artifact.target.shape].join(", ")}]${artifact.classes === null ? "" : `, classes 0 … ${artifact.classes - 1}`}, loss ${artifact.loss}`,
     "",
     ...layerLines(artifact),
+    "",
+    ...entryLines(artifact),
+    "",
+    "  const trainer = await load();",
+    `  const { loss } = trainer.step({ ${exampleBatch(artifact)} });`,
+    "  console.log(await loss);",
   ];
   return `/*
 ${lines.map((l) => ` * ${oneLine(l)}`.trimEnd()).join("\n")}
- *
- *   const trainer = await load();
- *   const { loss } = trainer.step({ ${artifact.inputs.map((i) => `${JSON.stringify(i.name)}: { shape, data }`).map(oneLine).join(", ")}, target: { shape, data } });
  */
 import { loadModule } from ${JSON.stringify(runtime)};
 
@@ -68,5 +72,38 @@ function layerLines({ layers, orphans }: Artifact): string[] {
   return [
     ...(rows.length > 0 ? all.map((r) => r.map((cell, c) => cell.padEnd(widths[c] as number)).join("  ")) : []),
     ...orphans.map((o) => `${o.param}: no layer (${o.reason}); ${o.update}`),
+  ];
+}
+
+/** What a user passes to `step`, spelled for the largest batch. */
+function exampleBatch({ inputs, target, batches }: Artifact): string {
+  const tensor = (name: string, shape: readonly number[], dtype: string) => {
+    const size = shape.reduce((n, d) => n * d, 1);
+    return `${property(name)}: { shape: [${shape.join(", ")}], data: new ${dtype === "i32" ? "Int32Array" : "Float32Array"}(${size}) }`;
+  };
+  const batch = batches[0] as number;
+  const full = (shape: readonly number[], examples: number | null) => (examples === null ? shape : [...shape.slice(0, examples), batch, ...shape.slice(examples)]);
+  return [...inputs.map((i) => tensor(i.name, full(i.shape, i.examples), i.dtype)), tensor("target", full(target.shape, 0), target.dtype)].join(", ");
+}
+
+/** What the plan's entries do. Kernel files name them in their heads; suffixes say the rest. */
+const ENTRIES: Readonly<Record<string, string>> = {
+  step: "forward, backward and update",
+  front: "forward and backward",
+  gradients: "the same, added to the gradients of earlier batches",
+  absorb: "statistics of accumulated batches into the running averages",
+  refresh: "damped inverses of A and G",
+  back: "preconditioned gradient, momentum, update",
+  evaluate: "loss and correct answers",
+  predict: "the model's own outputs",
+};
+
+function entryLines({ plan, batches }: Artifact): string[] {
+  const names = Object.keys(plan.entries);
+  const known = Object.entries(ENTRIES).filter(([entry]) => names.some((n) => n.split(/[.@]/)[0] === entry));
+  const stats = names.some((n) => n.includes(".stats")) ? "; .stats adds the factors A and G" : "";
+  return [
+    `entries of plan.json, in the heads of kernels/*.wgsl (@${batches.join(", @")}: batch size; .masked: padded or weighted examples${stats})`,
+    ...known.map(([entry, doc]) => `  ${entry.padEnd(10)} ${doc}`),
   ];
 }

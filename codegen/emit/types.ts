@@ -1,7 +1,8 @@
 /** `index.d.ts` of a generated module: batches with the model's own names and shapes. */
 import type { Artifact, TensorInfo } from "../../runtime/artifact.js";
 
-const property = (name: string): string => (/^[A-Za-z_$][A-Za-z0-9_$]*$/.test(name) ? name : JSON.stringify(name));
+/** A name as a key of an object literal. */
+export const property = (name: string): string => (/^[A-Za-z_$][A-Za-z0-9_$]*$/.test(name) ? name : JSON.stringify(name));
 
 const dataOf = (t: TensorInfo): string => (t.dtype === "i32" ? "Int32Array" : "Float32Array");
 
@@ -28,7 +29,7 @@ const spellDims = (shape: readonly number[], examples: number | null): string =>
 export function moduleTypes(artifact: Artifact, runtime: string): string {
   const { inputs, outputs, target, classes, params } = artifact;
   const targetDoc = `${spellDims(target.shape, 0)}${classes === null ? "" : `, classes 0 … ${classes - 1}`}`;
-  return `// Types of ${oneLine(artifact.name)}. Made by kfacc compile; changes are lost when it runs again.
+  return `// Types of the training program of ${oneLine(artifact.name)}. Made by kfacc compile; changes are lost when it runs again.
 import type { Fisher, LayerInfo, Metrics, RunScalars, StepResult, Tensor } from "${runtime}";
 
 export type { Fisher, LayerInfo, Metrics, RunScalars, StepResult, Tensor } from "${runtime}";
@@ -64,19 +65,23 @@ export interface Trainer {
   stepCount: number;
   /** Learning rate, damping, momentum …: checked when set, used by the next step. */
   run: RunScalars;
-  /** One update. Enqueues; never waits for the GPU. */
+  /** One update. Enqueues; never waits for the GPU. The loss is that of the batch before the update. */
   step(batch: Batch): StepResult;
   /** Adds a batch's gradients to those since the last update. */
   gradients(batch: Batch): void;
+  /** One update from the gradients added up. */
   update(): StepResult;
   /** Over any count of examples. */
   evaluate(data: Iterable<Batch>): Promise<Metrics>;
+  /** The model's own outputs, for any count of examples. */
   predict(inputs: Inputs): Promise<Outputs>;
+  /** Copies of the parameters as they are now. */
   weights(): Promise<Record<ParameterName, Tensor>>;
   setWeights(weights: Partial<Record<ParameterName, Tensor>>): void;
   /** A checkpoint; \`restore\` goes on from it bit for bit. */
   save(): Promise<Uint8Array>;
   restore(bytes: Uint8Array): Promise<unknown>;
+  /** Factors A and G per layer. */
   readonly fisher: Fisher;
   /** Waits for all steps; rejects with whatever stopped the run. */
   finish(): Promise<void>;
@@ -97,5 +102,5 @@ export function load(options?: LoadOptions): Promise<Trainer>;
 `;
 }
 
-/** Names come from model files: none may end a comment or begin a line. */
-export const oneLine = (text: string): string => [...text].map((c) => (c < " " || c === "\u2028" || c === "\u2029" ? " " : c)).join("").replaceAll("*/", "* /");
+/** Names come from model files: none may end a comment or begin a line (in WGSL, next line U+0085 does). */
+export const oneLine = (text: string): string => [...text].map((c) => (c < " " || c === "\u0085" || c === "\u2028" || c === "\u2029" ? " " : c)).join("").replaceAll("*/", "* /");

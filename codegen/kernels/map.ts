@@ -1,5 +1,5 @@
 /** Elementwise kernels: one thread computes one element, or four neighbouring ones. */
-import { bindingsOf, Body, declare, emitStore, freeBuffers, laneBuffers } from "../expr.js";
+import { bindingsOf, Body, declare, emitExpr, emitStore, freeBuffers, laneBuffers } from "../expr.js";
 import type { Axis, Buffer, Kernel, Limits, Lowered, MapSpec } from "../kernel.js";
 import { decode, grid, indicesOf, mapStores, mergeAxes, WORKGROUP } from "./iterate.js";
 
@@ -23,12 +23,14 @@ export function lowerMap(spec: MapSpec, limits: Limits): Lowered {
   const spelled = decode(counts, "thread", (line) => body.push(line));
   for (const digits of combinations(unrolled)) {
     const point = { axis: (a: Axis) => digits.get(a) ?? spelled.get(a) ?? 0, ...(lanes ? { lanes } : {}) };
+    // every value before any store: a second store must not see what the first one wrote
+    for (const store of stores) emitExpr(body, store.value, point, vec4);
     for (const store of stores) emitStore(body, store, point, vec4);
   }
 
   const kernel: Kernel = {
     name: `map_${spec.axes.map((a) => a.size).join("x") || "scalar"}`,
-    wgsl: `// ${spec.label}: elementwise, ${threads} threads${lanes ? " of 4 lanes" : ""}
+    wgsl: `// ${spec.label}: ${threads === 1 && !lanes ? "one element" : `elementwise, ${threads} thread${threads === 1 ? "" : "s"}${lanes ? " of 4 lanes" : ""}`}
 ${declare(bindings, vec4)}
 ${body.prelude()}
 @compute @workgroup_size(${WORKGROUP})

@@ -87,10 +87,12 @@ function serial(spec: ReduceSpec, limits: Limits): Kernel {
   const spelled = decode(counts, "thread", (line) => body.push(line));
   const acc = accumulate(body, spec, spelled, lanes, vec4);
   const point: Point = { axis: (a) => spelled.get(a) ?? 0, acc, ...(lanes ? { lanes } : {}) };
+  // every value before any store: a second store must not see what the first one wrote
+  for (const store of spec.stores) emitExpr(body, store.value, point, vec4);
   for (const store of spec.stores) emitStore(body, store, point, vec4);
   return {
     name: `reduce_${spec.combine}_${product(spec.axes)}x${product(spec.reduction)}`,
-    wgsl: `// ${spec.label}: ${spec.combine} over ${product(spec.reduction)}, ${threads} threads${lanes ? " of 4 lanes" : ""}
+    wgsl: `// ${spec.label}: ${spec.combine} over ${product(spec.reduction)}, ${threads} thread${threads === 1 ? "" : "s"}${lanes ? " of 4 lanes" : ""}
 ${declare(bindings, vec4)}
 ${body.prelude()}
 @compute @workgroup_size(${WORKGROUP})
@@ -138,7 +140,8 @@ function accumulate(body: Body, spec: ReduceSpec, spelled: Map<Axis, string | nu
       inside(position);
       return;
     }
-    const place = (value: string | number) => `(${position}) * ${axis.size} + ${value}`;
+    // a number where all loops are unrolled
+    const place = (value: string | number) => (/^\d+$/.test(position) && typeof value === "number" ? `${Number(position) * axis.size + value}` : position === "0" ? `${value}` : `(${position}) * ${axis.size} + ${value}`);
     if (unrolled) {
       for (let i = 0; i < axis.size; i++) {
         values.set(axis, i);

@@ -117,11 +117,11 @@ export function asMatrix(b: Builder, layer: Layer): Value {
   return emit("concat", [matrix, reshape(emit, layer.biasView, [layer.dG, 1])], { axis: 1 });
 }
 
-/** A matrix [out, in(+1)] as tensors in the axes of the layer's weight view and bias view. */
+/** A matrix whose first rows and columns are [out, in(+1)], as tensors in the axes of the layer's weight view and bias view. */
 export function fromMatrix(b: Builder, layer: Layer, matrix: Value): { weight: Value; bias: Value | undefined } {
   const { emit } = b;
   const width = layer.dA - (layer.bias ? 1 : 0);
-  const cut = (start: number, n: number) => (n === layer.dA ? matrix : emit("slice", [matrix], { start: [0, start], size: [layer.dG, n], stride: [1, 1] }));
+  const cut = (start: number, n: number) => (matrix.type.shape[0] === layer.dG && matrix.type.shape[1] === n ? matrix : emit("slice", [matrix], { start: [0, start], size: [layer.dG, n], stride: [1, 1] }));
   const shape = layer.weightView.type.shape;
   const axes = [...layer.outAxes, ...layer.inAxes];
   const placed = reshape(emit, cut(0, width), axes.map((axis) => shape[axis] as number));

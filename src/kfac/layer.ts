@@ -68,6 +68,8 @@ export interface Registration {
  */
 const PATTERNS = [
   pattern`(x: value, w: param view, b: param view) { %y = contract(%x, %w)  %c = broadcast(%b)  %z = add(%y, %c)  return %z }`,
+  // one row only: nothing is repeated
+  pattern`(x: value, w: param view, b: param view) { %y = contract(%x, %w)  %z = add(%y, %b)  return %z }`,
   pattern`(x: value, w: param view) { %y = contract(%x, %w)  return %y }`,
 ];
 
@@ -153,8 +155,9 @@ function toLayer(graph: Graph, found: Match, marks: ReadonlyMap<Value, Mark>, us
   const mark = marks.get(found.root);
   if (!mark || "lost" in mark) return mark ? `examples cannot be followed: ${mark.why}` : "its input does not depend on examples";
   if (!positions.includes(spec.out[mark.axis] as string)) return "its examples are features of the weight";
-  const biasView = bias && (found.nodes[1] as Node).inputs[0];
-  if (bias && biasView && !biasFits(found.nodes[1] as Node, biasView, outputs.map((c) => spec.out.indexOf(c)), found.root.type.shape)) return undefined;
+  const repeat = found.inner.c && producer.get(found.inner.c);
+  const biasView = bias && (repeat ? repeat.inputs[0] : found.nodes[1]?.inputs.find((v) => v !== node.results[0]));
+  if (bias && biasView && !biasFits(repeat, biasView, outputs.map((c) => spec.out.indexOf(c)), found.root.type.shape)) return undefined;
   const sizeOf = (c: string) => weightView.type.shape[wl.indexOf(c)] as number;
   const T = size(positions.map((c) => x.type.shape[xl.indexOf(c)] as number)) / examplesIn(found.root, mark);
   if (rule !== "dense" && isOneHot(x, producer)) return "embeddings are not registered as a layer yet";
@@ -176,9 +179,10 @@ function toLayer(graph: Graph, found: Match, marks: ReadonlyMap<Value, Mark>, us
 
 const examplesIn = (v: Value, mark: Mark): number => ("lost" in mark ? 1 : (v.type.shape[mark.axis] as number) / (mark.outer * mark.inner));
 
-/** The broadcast repeats the bias along positions only, and its axes are the output axes in order. */
-function biasFits(node: Node, view: Value, features: readonly number[], shape: readonly number[]): boolean {
-  const axes = intsAttr(node.attrs, "axes").filter((_, k) => view.type.shape[k] !== 1);
+/** The broadcast (if any) repeats the bias along positions only, and its axes are the output axes in order. */
+function biasFits(repeat: Node | undefined, view: Value, features: readonly number[], shape: readonly number[]): boolean {
+  const places = repeat ? intsAttr(repeat.attrs, "axes") : view.type.shape.map((_, k) => k);
+  const axes = places.filter((_, k) => view.type.shape[k] !== 1);
   const wanted = features.filter((axis) => shape[axis] !== 1);
   return axes.length === wanted.length && axes.every((axis, k) => axis === wanted[k]);
 }

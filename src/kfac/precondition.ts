@@ -10,6 +10,18 @@ import { type Builder, broadcast, contract, full, reshape, sumAll } from "../../
 import type { Value } from "../../ir/graph.js";
 import { trace } from "./factors.js";
 
+/**
+ * Rows of a stored inverse: a bias makes dimensions odd, and rows that are no multiple of 4 numbers cannot be read four at a time. The
+ * extra rows and columns are zeros, so products with them are those of the inverse itself.
+ */
+export const storedRows = (n: number): number => (n < 16 ? n : Math.ceil(n / 4) * 4);
+
+/** A matrix with zeros added below and to the right. */
+export function padded(b: Builder, m: Value, rows: number, columns: number): Value {
+  const [r, c] = m.type.shape as [number, number];
+  return r === rows && c === columns ? m : b.emit("pad", [m], { low: [0, 0], high: [rows - r, columns - c], value: 0 });
+}
+
 /** π of one layer, a scalar. */
 export function traceRatio(b: Builder, A: Value, G: Value): Value {
   const { emit } = b;
@@ -24,6 +36,7 @@ export function traceRatio(b: Builder, A: Value, G: Value): Value {
 /**
  * New inverses of one layer, taken over only where both are clean; else the old ones stay.
  *
+ * @param oldA, oldG inverses in use, [storedRows, storedRows]
  * @param lambda the layer's damping, a scalar
  * @returns Ainv, Ginv, and 1 where clean, [1]
  */
@@ -40,14 +53,16 @@ export function refreshed(b: Builder, A: Value, G: Value, oldA: Value, oldG: Val
   const g = invert(G, emit("div", [root, pi]));
   const clean = emit("mul", [a.clean, g.clean]);
   const ok = emit("gt", [reshape(emit, clean, []), b.scalar(0)]);
-  const keep = (made: Value, old: Value) => emit("select", [broadcast(emit, ok, made.type.shape, []), made, old]);
+  const keep = (made: Value, old: Value) => {
+    const [rows, columns] = old.type.shape as [number, number];
+    return emit("select", [broadcast(emit, ok, old.type.shape, []), padded(b, made, rows, columns), old]);
+  };
   return { Ainv: keep(a.inverse, oldA), Ginv: keep(g.inverse, oldG), clean, pi };
 }
 
-/** G⁻¹ · M · A⁻¹ for M [out, in]; the cheaper association first. */
-export function preconditioned(b: Builder, M: Value, Ainv: Value, Ginv: Value): Value {
-  return contract(b.emit, "oi,ij->oj", contract(b.emit, "op,pi->oi", Ginv, M), Ainv);
-}
+/** G⁻¹ · M · A⁻¹, all of stored size. */
+export const preconditioned = (b: Builder, M: Value, Ainv: Value, Ginv: Value): Value =>
+  contract(b.emit, "oi,ij->oj", contract(b.emit, "op,pi->oi", Ginv, M), Ainv);
 
 /** ν of the norm constraint from Σ⟨P, ∇⟩; 1 where klClip is 0 (off). */
 export function klScale(b: Builder, products: readonly Value[], lr: Value, klClip: Value): Value {

@@ -220,9 +220,10 @@ export function refreshGraph(m: StepModel): Graph {
   const pis: Value[] = [];
   for (const layer of layersOf(m)) {
     const square = (part: string, d: number) => b.input(layerSlot(layer, part), { dtype: "f32", shape: [d, d] });
+    const [rowsA, rowsG] = [pre.storedRows(layer.dA), pre.storedRows(layer.dG)];
     const scale = b.input(layerSlot(layer, "scale"), { dtype: "f32", shape: [1] });
     const lambda = b.emit("mul", [knobs.get("damping"), reshape(b.emit, scale, [])]);
-    const made = pre.refreshed(b, square("A", layer.dA), square("G", layer.dG), square("Ainv", layer.dA), square("Ginv", layer.dG), lambda);
+    const made = pre.refreshed(b, square("A", layer.dA), square("G", layer.dG), square("Ainv", rowsA), square("Ginv", rowsG), lambda);
     results[layerSlot(layer, "Ainv")] = made.Ainv;
     results[layerSlot(layer, "Ginv")] = made.Ginv;
     clean.push(made.clean);
@@ -250,9 +251,10 @@ function buildBack(b: Builder, m: StepModel, knobs: Knobs, gradients: (slot: str
   };
   const layers = layersOf(m);
   const directions = layers.map((layer) => {
-    const M = decay(mean(gradients(gradientSlot(layer.name), [layer.dG, layer.dA])), factors.asMatrix(b, layer));
+    const [rowsA, rowsG] = [pre.storedRows(layer.dA), pre.storedRows(layer.dG)];
+    const M = pre.padded(b, decay(mean(gradients(gradientSlot(layer.name), [layer.dG, layer.dA])), factors.asMatrix(b, layer)), rowsG, rowsA);
     const square = (part: string, d: number) => b.input(layerSlot(layer, part), { dtype: "f32", shape: [d, d] });
-    const P = pre.preconditioned(b, M, square("Ainv", layer.dA), square("Ginv", layer.dG));
+    const P = pre.preconditioned(b, M, square("Ainv", rowsA), square("Ginv", rowsG));
     return { layer, P, product: pre.inner(b, P, M) };
   });
   if (directions.length > 0) {

@@ -57,9 +57,9 @@ const kernelName = (spec: ContractSpec): string =>
 
 function describe(spec: ContractSpec): string {
   const shape = (axes: readonly Axis[]) => axes.map((axis) => `${axis.name} ${axis.size}`).join(", ");
-  const name = (side: ContractSpec["left"]) => (side === "one" ? "1" : side.buffer.name);
-  const targets = spec.stores.map((store) => store.buffer.name).join(", ");
-  return `${spec.label.replace(/\s+/g, " ")}: ${targets} from out[${shape(spec.output)}] = Σ[${shape(spec.reduction)}] ${name(spec.left)} · ${name(spec.right)}${spec.symmetric?.length ? ", symmetric" : ""}`;
+  const factors = [spec.left, spec.right].flatMap((side) => (side === "one" ? [] : [side.buffer.name]));
+  const targets = [...new Set(spec.stores.map((store) => store.buffer.name))].join(", ");
+  return `${spec.label.replace(/\s+/g, " ")}: ${targets} from out[${shape(spec.output)}] = Σ[${shape(spec.reduction)}] ${factors.join(" · ") || "1"}${spec.symmetric?.length ? ", symmetric" : ""}`;
 }
 
 export const spellSchedule = (problem: Problem, schedule: Schedule): string =>

@@ -79,7 +79,7 @@ function partialSums(problem: Problem, schedule: Schedule) {
     stride = stride === 1 ? Math.ceil(axis.size / 4) * 4 : stride * axis.size;
   }
   const address: Affine = { at: 0, by };
-  const partials: Buffer = { name: `partials_${spec.label.replace(/[^A-Za-z0-9]+/g, "_")}`, dtype: "f32", elements: stride };
+  const partials: Buffer = { name: "partials", dtype: "f32", elements: stride };
   const store: Store = { buffer: partials, address, value: { kind: "acc", dtype: "f32" } };
   const access = { buffer: partials, address, bounds: [], quotients: [], fill: 0 };
   const second: ContractSpec = { ...spec, label: `${spec.label}, sum of parts`, reduction: parts, left: access, right: "one" };
