@@ -279,12 +279,13 @@ function loadedBuffers(work: Work): ReadonlySet<object> {
   const visit = (x: unknown): void => {
     if (typeof x !== "object" || x === null || seen.has(x) || x instanceof Map) return;
     seen.add(x);
-    if (Array.isArray(x)) return x.forEach(visit);
-    for (const [key, y] of Object.entries(x)) {
-      const load = (key === "buffer" && "bounds" in x) || key === "matrix" || key === "damping";
-      if (load) found.add(y as object);
-      else visit(y);
-    }
+    if (Array.isArray(x)) x.forEach(visit);
+    else
+      for (const [key, y] of Object.entries(x)) {
+        const load = (key === "buffer" && "bounds" in x) || key === "matrix" || key === "damping";
+        if (load) found.add(y as object);
+        else visit(y);
+      }
   };
   work.specs.forEach(visit);
   return found;

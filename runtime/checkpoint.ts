@@ -20,7 +20,7 @@ function storedNames(trainer: TrainerCore): { readonly buffer: string; readonly 
 
 export async function saveCheckpoint(trainer: TrainerCore, run: RunScalars, extra: Readonly<Record<string, string>>): Promise<Uint8Array> {
   const { state, artifact, program } = trainer;
-  const pending = await Promise.all(trainer.pending.map(async (p) => ({ step: p.step, refreshed: p.refreshed, ...(await p.values) })));
+  const pending = await Promise.all(trainer.pending.map(async (p) => ({ step: p.step, refreshed: p.refreshed, scales: p.scales, ...(await p.values) })));
   const names = storedNames(trainer);
   const arrays = await program.read(names.map((n) => n.buffer));
   const tensors: Record<string, SafeTensor> = {};
@@ -72,7 +72,7 @@ export function restoreCheckpoint(trainer: TrainerCore, bytes: Uint8Array, weigh
   state.redo = parse<boolean>("redo");
   state.scales.splice(0, state.scales.length, ...parse<number[]>("scales"));
   Object.assign(trainer.run, parse<Partial<RunScalars>>("run"));
-  trainer.pending = parse<{ step: number; refreshed: boolean; loss: number; clean: number[] }[]>("pending")
-    .map((p) => ({ step: p.step, refreshed: p.refreshed, values: Promise.resolve({ loss: p.loss, clean: p.clean }) }));
+  trainer.pending = parse<{ step: number; refreshed: boolean; scales: number[]; loss: number; clean: number[] }[]>("pending")
+    .map((p) => ({ step: p.step, refreshed: p.refreshed, scales: p.scales, values: Promise.resolve({ loss: p.loss, clean: p.clean }) }));
   return metadata;
 }

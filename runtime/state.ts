@@ -6,6 +6,8 @@ import type { Program } from "./program.js";
 export interface Pending {
   readonly step: number;
   readonly refreshed: boolean;
+  /** Per layer: what its damping was multiplied with. */
+  readonly scales: readonly number[];
   readonly values: Promise<{ readonly loss: number; readonly clean: readonly number[] }>;
 }
 

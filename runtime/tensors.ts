@@ -50,7 +50,7 @@ export function prepareBatch(artifact: Artifact, batch: Batch, need: { readonly 
   const weightSum = weights ? weights.reduce((a, b) => a + b, 0) : count;
   if (!(weightSum > 0)) throw fault("all weights of the batch are 0", "weight");
   const mc = batch.mcTargets;
-  return { count, batch: size, weightSum, weight, arrays, mcTargets: mc === undefined ? undefined : fit({ ...artifact.target, name: "mcTargets" }, mc, count, size, 0) };
+  return { count, batch: size, weightSum, weight, arrays, mcTargets: mc === undefined ? undefined : checkLabels(artifact, fit({ ...artifact.target, name: "mcTargets" }, mc, count, size, 0), count) };
 }
 
 /** The smallest compiled batch that holds `count` examples. */
@@ -66,6 +66,8 @@ function fit(info: TensorInfo, given: Tensor | Float32Array | undefined, count: 
   const wanted = examples === null ? [...info.shape] : [...info.shape.slice(0, examples), count, ...info.shape.slice(examples)];
   if (given.shape.length !== wanted.length || given.shape.some((n, k) => n !== wanted[k])) throw fault(`"${info.name}" has shape [${given.shape.join(", ")}], the model takes [${wanted.join(", ")}]`, where);
   if (given.data.length !== product(wanted)) throw fault(`"${info.name}" has ${given.data.length} numbers for shape [${wanted.join(", ")}]`, where);
+  const odd = info.dtype === "i32" ? given.data.find((v) => !Number.isInteger(v)) : undefined;
+  if (odd !== undefined) throw fault(`"${info.name}" holds ${odd}; the model takes whole numbers`, where);
   const make = info.dtype === "i32" ? Int32Array : Float32Array;
   if (examples === null || count === size) return make.from(given.data);
   const outer = product(info.shape.slice(0, examples));

@@ -69,7 +69,7 @@ export class Trainer implements TrainerCore {
   #fault: Error | undefined;
   #nextStep = 0;
   /** Since the last update: examples, and losses of the batches. */
-  #open: { count: number; stats: boolean; losses: Promise<number>[]; blend: number } | undefined;
+  #open: { count: number; stats: boolean; losses: Promise<number>[] } | undefined;
   #disposed = false;
 
   private constructor(readonly artifact: Artifact, readonly program: Program, options: TrainerOptions) {
@@ -136,13 +136,17 @@ export class Trainer implements TrainerCore {
     const prepared = prepareBatch(this.artifact, batch, { target: true });
     const run = { ...this.run };
     const first = this.#open === undefined;
-    this.#open ??= { count: 0, stats: this.#stepDuties(this.#nextStep).stats, losses: [], blend: 0 };
+    this.#open ??= { count: 0, stats: false, losses: [] };
     const open = this.#open;
     open.count += prepared.weightSum;
+    // each batch of a step draws targets of its own
+    const draw = Math.imul(open.losses.length, 0x9e3779b9);
     const sum = this.#task(async () => {
+      // decided in turn: only then is known which statistics earlier steps took
+      if (first) open.stats = this.#duties().stats;
       const tail = `${prepared.weight ? ".masked" : ""}@${prepared.batch}`;
       this.#upload(prepared);
-      this.program.writeRun({ ...this.#fields(run), count: prepared.weightSum, keep: first ? 0 : 1 });
+      this.program.writeRun({ ...this.#fields(run), seed: (this.state.seed + draw) >>> 0, count: prepared.weightSum, keep: first ? 0 : 1 });
       const entry = `gradients${open.stats ? ".stats" : ""}${tail}`;
       await this.program.prepare([entry]);
       this.program.submit([entry]);
@@ -198,9 +202,12 @@ export class Trainer implements TrainerCore {
   }
 
   #push(step: number, refreshed: boolean, values: Promise<ReadonlyMap<string, HostArray>>, lossOf: (values: ReadonlyMap<string, HostArray>) => number): void {
-    const ready = values.then((map) => ({ loss: lossOf(map), clean: refreshed ? [...(map.get("clean") as HostArray)] : [] }));
+    const ready = values.then(
+      (map) => ({ loss: lossOf(map), clean: refreshed ? [...(map.get("clean") as HostArray)] : [] }),
+      async (e: unknown) => { throw await this.#lostOr(e); },
+    );
     ready.catch(() => {});
-    this.pending.push({ step, refreshed, values: ready });
+    this.pending.push({ step, refreshed, scales: [...this.state.scales], values: ready });
   }
 
   /** Waits until every layer has one clean inverse, raising λ where a pivot fails. */
@@ -238,15 +245,14 @@ export class Trainer implements TrainerCore {
       const { loss, clean } = await next.values;
       if (!Number.isFinite(loss))
         throw new RuntimeFault("diverged", `the loss is ${loss} at step ${next.step}`, `step ${next.step}`, "lower --lr, raise --damping, or check the data");
-      if (next.refreshed && this.#raise(clean, next.step)) this.state.redo = true;
+      // a refresh that was under way when λ was raised tells nothing about the new λ
+      const news = clean.map((ok, k) => (next.scales[k] === this.state.scales[k] ? ok : 1));
+      if (next.refreshed && this.#raise(news, next.step)) this.state.redo = true;
     }
   }
 
   #duties(): { stats: boolean; refresh: boolean } {
-    return this.#stepDuties(this.state.stepCount);
-  }
-
-  #stepDuties(step: number): { stats: boolean; refresh: boolean } {
+    const step = this.state.stepCount;
     if (this.artifact.optimizer !== "kfac" || this.layers.length === 0) return { stats: false, refresh: false };
     const { factorPeriod, inversePeriod, burnIn } = this.host;
     const stats = step % factorPeriod === 0 || step < burnIn || this.state.statSteps === 0;

@@ -44,7 +44,7 @@ function madeUpBatch({ inputs, target, classes }, count, seed) {
  * @param plan its plan.json, for the names and shapes of what it takes
  * @returns losses per step, the first output's name and head, the checkpoint's bytes, seconds
  */
-export async function run(load, plan, { steps = 5, seed = 1, options = {}, onStep = () => {} } = {}) {
+export async function run(load, plan, { steps = 20, seed = 1, options = {}, onStep = () => {} } = {}) {
   const started = performance.now();
   const trainer = await load({ seed, ...options });
   const loaded = performance.now();
@@ -68,5 +68,5 @@ if (globalThis.process?.argv?.[1]?.endsWith("steps.mjs")) {
   const base = pathToFileURL(`${process.argv[2]}/`);
   const { load } = await import(new URL("index.js", base).href);
   const plan = JSON.parse(await readFile(new URL("plan.json", base), "utf8"));
-  await run(load, plan, { steps: Number(process.argv[3] ?? 5), onStep: (k, loss) => console.log(`step ${k}  loss ${loss}`) });
+  await run(load, plan, { steps: Number(process.argv[3] ?? 20), onStep: (k, loss) => console.log(`step ${k}  loss ${loss}`) });
 }

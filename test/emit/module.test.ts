@@ -5,6 +5,8 @@ import { tmpdir } from "node:os";
 import { dirname, join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { withUses } from "../../codegen/emit/usage.js";
+import type { Plan } from "../../runtime/artifact.js";
 import { decode } from "../../runtime/safetensors.js";
 import { COMPILE_DEFAULTS, compile } from "../../src/compile.js";
 import { writeModule } from "../../src/emit.js";
@@ -38,6 +40,26 @@ describe("a generated module", () => {
     const source = readFileSync(at("one", "index.js"), "utf8");
     expect(source.match(/from "[^"]+"/g)).toEqual(['from "kfacc/runtime"']);
     expect(source).toMatch(/^\/\*\n \* mlp_tanh_ce: .*\n[\s\S]*inputs {3}input f32\[N, 64\]\n[\s\S]*fc\.0\.weight {2}dense {2}fc\.0\.bias {2}1 {2}65 {2}32\n[\s\S]*\*\/\nimport/);
+  });
+
+  it("says in the head of each kernel what it computes and which tensors its bindings hold", async () => {
+    const { kernels, entries } = (JSON.parse(readFileSync(at("one", "plan.json"), "utf8")) as { plan: Plan }).plan;
+    const heads = readdirSync(at("one", "kernels")).sort().map((f) => readFileSync(at("one", "kernels", f), "utf8").split(/^(?!\/\/)/m, 1)[0] as string);
+    expect(heads[0]).toMatch(/^\/\/ contract → add → tanh \[16, 32\]: result from out\[i0 16, i1 32\] = Σ\[k2 64\] left · right\n/);
+    expect(heads[0]).toContain("\n// front@16: left = input [16, 64], right = fc.0.weight [32, 64], data = fc.0.bias [32], result = ");
+    expect(heads.map((h) => h.startsWith("// "))).toEqual(kernels.map(() => true));
+    // every entry that dispatches a kernel stands in its head
+    for (const [name, { steps }] of Object.entries(entries))
+      for (const step of steps) if ("kernel" in step) expect(heads[step.kernel]).toMatch(new RegExp(`^// (${name}: |also in .*\\b${name}(,|$))`, "m"));
+  });
+
+  it("is not disturbed by a name with line breaks", () => {
+    const buffers = [{ name: "w\u0085fn x() {}\n\u2028", kind: "state", bytes: 16, dtype: "f32", shape: [4] }] as const;
+    const source = "// nothing [4]\n@group(0) @binding(0) var<storage, read_write> data: array<f32>;\n@compute @workgroup_size(1)\nfn main() {}\n";
+    const plan: Plan = { kernels: [{ name: "map", bindings: ["read_write"] }], buffers, entries: { back: { steps: [{ kernel: 0, buffers: [0], values: [buffers[0].name], workgroups: [1, 1, 1] }], inputs: {}, outputs: {} } } };
+    const lines = withUses(source, 0, plan).split(/[\n\v\f\r\u0085\u2028\u2029]/);
+    expect(lines[1]).toBe("// back: data = w fn x() {}   [4]");
+    expect(lines.toSpliced(1, 1).join("\n")).toBe(source);
   });
 
   it("trains to the same bits as the command line", async () => {

@@ -38,7 +38,6 @@ const nonzero = (u: number): number => (u < 0 ? u - 0.1 : u + 0.1);
 /** Away from whole and half numbers, where floor, round … jump. */
 const between = (u: number, k: number): number => (k % 5) - 2 + 0.25 + 0.1 * u;
 const whole = (u: number): number => Math.floor(4 * u);
-const count = (u: number): number => Math.floor(2 * (u + 1));
 const flag = (u: number): number => Number(u > 0);
 
 const operand = (shape: readonly number[], draw: Operand["draw"] = any, dtype: DType = "f32"): Operand => ({ type: { dtype, shape }, draw });
@@ -69,6 +68,8 @@ function integral(f: (t: number) => number, x: number): number {
   for (let k = 0; k <= n; k++) total += (k === 0 || k === n ? 1 : k % 2 ? 4 : 2) * f((k / n) * x);
   return (total * x) / n / 3;
 }
+const larger = (x: number, y: number): number => (x + y + Math.abs(x - y)) / 2;
+const smaller = (x: number, y: number): number => (x + y - Math.abs(x - y)) / 2;
 /** Whole division of non-negative numbers by counting. */
 const truncated = (x: number, y: number): number => Math.sign(x) * Math.sign(y) * Math.floor(Math.abs(x) / Math.abs(y));
 
@@ -102,7 +103,7 @@ const CASES: Readonly<Record<OpName, readonly Case[]>> = {
   add: [...binary((x, y) => x - -y), ...integers((x, y) => x - -y)], sub: [...binary((x, y) => x + -y), ...integers((x, y) => x + -y)],
   mul: [...binary((x, y) => x / (1 / y), nonzero), ...integers((x, y) => x * y)],
   div: [...binary((x, y) => x * y ** -1, any, nonzero), ...integers(truncated, (u) => Math.floor(20 * u), (u) => Math.floor(4 * u) || 3)],
-  max: [...binary((x, y) => (x > y ? x : y)), ...integers((x, y) => (x > y ? x : y))], min: [...binary((x, y) => (x < y ? x : y)), ...integers((x, y) => (x < y ? x : y))],
+  max: [...binary(larger), ...integers(larger)], min: [...binary(smaller), ...integers(smaller)],
   pow: binary((x, y) => Math.exp(y * Math.log(x)), positive, any),
   lt: compare((x, y) => y > x), le: compare((x, y) => !(x > y)), gt: compare((x, y) => y < x), ge: compare((x, y) => !(x < y)),
   eq: compare((x, y) => !(x < y || x > y)), ne: compare((x, y) => x < y || x > y),

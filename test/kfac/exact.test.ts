@@ -28,7 +28,7 @@ const logits = (run: HostRun, inputs: Readonly<Record<string, NdArray>>, batch: 
 };
 
 /** A layer's parameters as one vector in the order of A ⊗ G: input coordinate slow (bias last), output fast. */
-function coordinates(c: Compiled, layer: { name: string; bias: string | null; dA: number; dG: number }): { param: string; at: number }[] {
+function coordinates(layer: { name: string; bias: string | null; dA: number; dG: number }): { param: string; at: number }[] {
   const inputs = layer.dA - (layer.bias ? 1 : 0);
   return Array.from({ length: layer.dA * layer.dG }, (_, k) => {
     const [i, o] = [Math.floor(k / layer.dG), k % layer.dG];
@@ -43,7 +43,7 @@ function nudged(state: Readonly<Record<string, NdArray>>, { param, at }: { param
 
 /** (1/N) Σ_n J_nᵀ H_n J_n of one layer: J by central differences of the logits, H the curvature of the loss, written out. */
 function gaussNewton(run: HostRun, layer: Compiled["artifact"]["layers"][0], inputs: Readonly<Record<string, NdArray>>, batch: number): Float64Array {
-  const coords = coordinates(run.compiled, { name: layer.name, bias: layer.params.bias, dA: layer.dA, dG: layer.dG });
+  const coords = coordinates({ name: layer.name, bias: layer.params.bias, dA: layer.dA, dG: layer.dG });
   const z = logits(run, inputs, batch, run.state);
   const h = 1e-5;
   const columns = coords.map((c) => {
@@ -117,7 +117,7 @@ describe("A ⊗ G is the exact block", () => {
     const inputs = batchOf(c, 1, 24);
     run.run("front.stats@1", inputs, { count: 1 });
     for (const layer of c.artifact.layers) {
-      const coords = coordinates(c, { name: layer.name, bias: layer.params.bias, dA: layer.dA, dG: layer.dG });
+      const coords = coordinates({ name: layer.name, bias: layer.params.bias, dA: layer.dA, dG: layer.dG });
       const gradient = (state: Readonly<Record<string, NdArray>>): Float64Array => {
         const at = new HostRun(c);
         Object.assign(at.state, state);
@@ -148,7 +148,7 @@ describe("gradients of the entry graphs", () => {
         return (at.run("evaluate@3", { ...inputs, weight: ndarray("f32", [3], [1, 1, 1]) }).lossSum as NdArray).data[0] as number;
       };
       for (const layer of c.artifact.layers) {
-        const coords = coordinates(c, { name: layer.name, bias: layer.params.bias, dA: layer.dA, dG: layer.dG });
+        const coords = coordinates({ name: layer.name, bias: layer.params.bias, dA: layer.dA, dG: layer.dG });
         const got = transpose((results[`grad/${layer.name}`] as NdArray).data, layer.dG, layer.dA);
         const want = coords.map((at) => (total(nudged(run.state, at, 1e-5)) - total(nudged(run.state, at, -1e-5))) / 2e-5);
         expect(relative(got, want), layer.name).toBeLessThan(1e-7);
@@ -167,7 +167,7 @@ describe("the preconditioned step", () => {
     // the last layer sees all its outputs: its block is invertible
     const layer = c.artifact.layers[1] as NonNullable<Compiled["artifact"]["layers"][0]>;
     const gradient = transpose((results[`grad/${layer.name}`] as NdArray).data.map((x) => x / 12), layer.dG, layer.dA);
-    const coords = coordinates(c, { name: layer.name, bias: layer.params.bias, dA: layer.dA, dG: layer.dG });
+    const coords = coordinates({ name: layer.name, bias: layer.params.bias, dA: layer.dA, dG: layer.dG });
     const n = coords.length;
     const step = matmul(invert(gaussNewton(new HostRun(c), layer, inputs, 12), n), gradient, n, n, 1);
     const moved = coords.map(({ param, at }) => ((before[param] as NdArray).data[at] as number) - (run.get(param)[at] as number));

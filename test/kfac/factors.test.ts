@@ -176,8 +176,8 @@ describe("damping", () => {
       expect((out.pi as NdArray).data[k]).toBeCloseTo(pi, 10);
       const root = Math.sqrt(Math.fround(0.02));
       const damped = (m: Float64Array, n: number, by: number) => invert(m.map((x, i) => x + (i % (n + 1) === 0 ? by : 0)), n);
-      expect(relative(run.get(`kfac/${l.name}/Ainv`), damped(A, l.dA, pi * root))).toBeLessThan(1e-10);
-      expect(relative(run.get(`kfac/${l.name}/Ginv`), damped(G, l.dG, root / pi))).toBeLessThan(1e-10);
+      expect(relative(run.square(`kfac/${l.name}/Ainv`, l.dA), damped(A, l.dA, pi * root))).toBeLessThan(1e-10);
+      expect(relative(run.square(`kfac/${l.name}/Ginv`, l.dG), damped(G, l.dG, root / pi))).toBeLessThan(1e-10);
     });
   });
 
@@ -187,7 +187,7 @@ describe("damping", () => {
     run.run("front.stats@2", { x: ndarray("f32", [2, 4], new Float64Array(8)), target: ndarray("i32", [2], [0, 1]) }, { count: 2 });
     const out = run.run("refresh");
     expect((out.pi as NdArray).data[0]).toBe(1);
-    expect(relative(run.get("kfac/fc0.weight/Ainv"), [5, 0, 0, 0, 0, 5, 0, 0, 0, 0, 5, 0, 0, 0, 0, 5])).toBeLessThan(1e-6);
+    expect(relative(run.square("kfac/fc0.weight/Ainv", 4), [5, 0, 0, 0, 0, 5, 0, 0, 0, 0, 5, 0, 0, 0, 0, 5])).toBeLessThan(1e-6);
   });
 
   it("a layer whose factor has no inverse keeps its old ones, and only that layer", () => {
@@ -228,7 +228,7 @@ describe("the step", () => {
       run.front(batch([6, 4], 3, 42), 6);
       const P = grads(run, c, 6).map((g, k) => {
         const l = c.artifact.layers[k] as NonNullable<Compiled["artifact"]["layers"][0]>;
-        return matmul(matmul(run.get(`kfac/${l.name}/Ginv`), g, l.dG, l.dG, l.dA), run.get(`kfac/${l.name}/Ainv`), l.dG, l.dA, l.dA);
+        return matmul(matmul(run.square(`kfac/${l.name}/Ginv`, l.dG), g, l.dG, l.dG, l.dA), run.square(`kfac/${l.name}/Ainv`, l.dA), l.dG, l.dA, l.dA);
       });
       const total = grads(run, c, 6).reduce((sum, g, k) => sum + g.reduce((s, x, i) => s + x * (P[k]?.[i] as number), 0), 0);
       const nu = klClip === 0 ? 1 : Math.min(1, Math.sqrt(Math.fround(klClip) / (lr * lr * total)));
@@ -334,7 +334,7 @@ describe("the step", () => {
       const before = new HostRun(c);
       const [none, some] = [stepWith(0), stepWith(0.25)];
       const w = Float64Array.from({ length: 8 }, (_, k) => (k % 4 < 3 ? (before.get("fc0.weight")[Math.floor(k / 4) * 3 + (k % 4)] as number) : (before.get("fc0.bias")[Math.floor(k / 4)] as number)));
-      const P = mode === "decoupled" ? w : matmul(matmul(some.run.get("kfac/fc0.weight/Ginv"), w, 2, 2, 4), some.run.get("kfac/fc0.weight/Ainv"), 2, 4, 4);
+      const P = mode === "decoupled" ? w : matmul(matmul(some.run.square("kfac/fc0.weight/Ginv", 2), w, 2, 2, 4), some.run.square("kfac/fc0.weight/Ainv", 4), 2, 4, 4);
       const want = none.moved.map((x, k) => x - 0.25 * (P[Math.floor(k / 3) * 4 + (k % 3)] as number));
       expect(relative(some.moved, want), mode).toBeLessThan(1e-10);
     }

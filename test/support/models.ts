@@ -173,6 +173,13 @@ export class HostRun {
     return found.data;
   }
 
+  /** A square matrix [n, n] of the state. Inverses are stored with rows of a multiple of four: what stands beyond n is left out. */
+  square(name: string, n: number): Float64Array {
+    const data = this.get(name);
+    const width = Math.round(Math.sqrt(data.length));
+    return Float64Array.from({ length: n * n }, (_, k) => data[Math.floor(k / n) * width + (k % n)] as number);
+  }
+
   /** Statistics of one batch become the factors (blend 1) and new inverses are made. Returns the results of `front`. */
   front(inputs: Readonly<Record<string, NdArray>>, batch: number): Record<string, NdArray> {
     const results = this.run(`front.stats@${batch}`, inputs, { count: batch });
