@@ -2,7 +2,7 @@
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { COMPILE_DEFAULTS, CONSTANT, type Compiled, type Dataset, type EvalRecord, type Metrics, type StepRecord, Trainer, compile, evaluatePart, openDataset, openDevice, openModel, runTraining, splitExamples } from "kfacc";
+import { COMPILE_DEFAULTS, CONSTANT, type Compiled, type Dataset, type EvalRecord, type Metrics, type StepRecord, Trainer, compile, evaluatePart, openDataset, type openDevice, openModel, runTraining, splitExamples } from "kfacc";
 
 export const BATCH = 64;
 /** Training digits held back: thresholds and the search are judged on them, never on the test digits. */
