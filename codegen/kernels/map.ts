@@ -1,5 +1,7 @@
 /** Elementwise kernels: one thread computes one element, or four neighbouring ones. */
-import { bindingsOf, Body, declare, emitExpr, emitStore, freeBuffers, laneBuffers } from "../expr.js";
+import { bindingsOf, declare, freeBuffers, laneBuffers } from "../bindings.js";
+import { Body } from "../body.js";
+import { emitExpr, emitStore } from "../expr.js";
 import type { Axis, Buffer, Kernel, Limits, Lowered, MapSpec } from "../kernel.js";
 import { decode, grid, indicesOf, mapStores, mergeAxes, WORKGROUP } from "./iterate.js";
 

@@ -3,7 +3,10 @@
  * split over threads with a second pass, so that the result never depends on timing.
  */
 import { CompileError } from "../../ir/error.js";
-import { bindingsOf, Body, declare, emitExpr, emitStore, freeBuffers, laneBuffers, type Point } from "../expr.js";
+import type { Point } from "../address.js";
+import { bindingsOf, declare, freeBuffers, laneBuffers } from "../bindings.js";
+import { Body } from "../body.js";
+import { emitExpr, emitStore } from "../expr.js";
 import type { Axis, Buffer, Kernel, Limits, Lowered, ReduceSpec, Store } from "../kernel.js";
 import { MAX_TRIPS } from "../limits.js";
 import { isNan, literal, vectorOf } from "../wgsl.js";

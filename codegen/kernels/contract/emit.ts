@@ -1,5 +1,8 @@
 /** Pass 6: one kernel of a contraction as WGSL: thread digits, accumulators, loop nest with one peeled tail, stores. */
-import { Body as Lines, bindingsOf, declare, emitExpr, emitStore, freeBuffers, laneBuffers, type Point } from "../../expr.js";
+import type { Point } from "../../address.js";
+import { bindingsOf, declare, freeBuffers, laneBuffers } from "../../bindings.js";
+import { Body as Lines } from "../../body.js";
+import { emitExpr, emitStore } from "../../expr.js";
 import type { Affine, Axis, Buffer, ContractSpec, Kernel, Store } from "../../kernel.js";
 import { loopNest, printBody, spellSum } from "./print.js";
 import { internal, type Problem, RESERVED } from "./problem.js";

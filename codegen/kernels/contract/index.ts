@@ -3,7 +3,7 @@
  * search.ts chooses a schedule by counted cost, place.ts and terms.ts unroll it, emit.ts prints it.
  */
 import { CompileError } from "../../../ir/error.js";
-import { freeBuffers } from "../../expr.js";
+import { freeBuffers } from "../../bindings.js";
 import type { Affine, Axis, Buffer, ContractSpec, Kernel, Limits, Lowered, Store } from "../../kernel.js";
 import { MAX_SOURCE } from "../../limits.js";
 import { emitKernel, laneAxis } from "./emit.js";
