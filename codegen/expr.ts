@@ -58,8 +58,10 @@ function write(body: Body, expr: Expr, point: Point, vec4: ReadonlySet<Buffer>):
     case "uniform": {
       body.hash = true;
       const key = expr.key.map((k) => emitExpr(body, k, point.lanes ? laneOf(point, 0) : point, vec4));
-      const one = (p: Point) => `uniform_at(u32(${spellAffine(expr.index, p.axis)}), ${key.join(", ")}, ${expr.stream}u)`;
-      return body.let("u", wide("f32", point), point.lanes ? `vec4f(${[0, 1, 2, 3].map((k) => one(laneOf(point, k))).join(", ")})` : one(point));
+      // a constant index outside the tensor is one that a guard discards, and WGSL refuses to convert a negative one
+      const at = (p: Point) => spellAffine(expr.index, p.axis).replace(/^-\d+$/, "0");
+      const one = (p: Point) => `uniform_at(u32(${at(p)}), ${key.join(", ")}, ${expr.stream}u)`;
+      return body.let("drawn", wide("f32", point), point.lanes ? `vec4f(${[0, 1, 2, 3].map((k) => one(laneOf(point, k))).join(", ")})` : one(point));
     }
     case "cast": {
       const inner = emitExpr(body, expr.arg, point, vec4);

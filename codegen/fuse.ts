@@ -41,37 +41,74 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
   for (const node of graph.nodes)
     if (node.op === "contract" || node.op === "inverse") for (const v of node.inputs) needed.add(base(v, producer));
 
+  const place = new Map(graph.nodes.map((n, k) => [n, k] as const));
   /** Values with buffers that an inline expression of `value` reads. */
-  const leaves = memo((value: Value): ReadonlySet<Value> => {
+  const leafCache = new Map<Value, ReadonlySet<Value>>();
+  const leaves = (value: Value): ReadonlySet<Value> => {
     const node = producer.get(value);
     if (!node || groupOf.has(value)) return new Set(value.name.startsWith("run.") ? [] : [value]);
-    return new Set(node.inputs.flatMap((v) => [...leaves(v)]));
-  }, (value) => groupOf.has(value));
+    const known = leafCache.get(value);
+    if (known) return known;
+    const found = new Set(node.inputs.flatMap((v) => [...leaves(v)]));
+    leafCache.set(value, found);
+    return found;
+  };
   const cost = (value: Value): number => {
     const node = producer.get(value);
     if (!node || groupOf.has(value)) return 0;
     return node.inputs.reduce((total, v) => total + cost(v), OPS[node.op].elementwise || node.op === "uniform" ? WEIGHT[node.op] ?? 1 : 0);
   };
+  const readCache = new Map<Group, Set<Value>>();
   const groupLeaves = (group: Group): Set<Value> => {
+    const known = readCache.get(group);
+    if (known) return known;
     const own = new Set([...group.root.results, ...group.nodes.map(only)]);
-    return new Set([group.root, ...group.nodes].flatMap((n) => n.inputs.flatMap((v) => (own.has(v) ? [] : [...leaves(v)]))).filter((v) => !own.has(v)));
+    const found = new Set([group.root, ...group.nodes].flatMap((n) => n.inputs.flatMap((v) => (own.has(v) ? [] : [...leaves(v)]))).filter((v) => !own.has(v)));
+    readCache.set(group, found);
+    return found;
+  };
+  /** Place of the last node that must run before a group is done: it cannot wait for a group that starts later. */
+  const last = new Map<Group, number>();
+  const waiting = new Map<Group, Set<Group>>();
+  const raise = (group: Group, to: number): void => {
+    const open = [group];
+    for (let g = open.pop(); g; g = open.pop()) {
+      if ((last.get(g) ?? -1) >= to) continue;
+      last.set(g, to);
+      open.push(...(waiting.get(g) ?? []));
+    }
+  };
+  const link = (group: Group): void => {
+    for (const leaf of groupLeaves(group)) {
+      const g = groupOf.get(leaf);
+      if (!g || g === group) continue;
+      const behind = waiting.get(g) ?? new Set();
+      waiting.set(g, behind.add(group));
+      raise(group, last.get(g) as number);
+    }
   };
   /** Does `value` (computed inline or stored) wait for `group`? */
   const waitsFor = (value: Value, group: Group): boolean => {
+    const start = place.get(group.root) as number;
     const seen = new Set<Group>();
-    const visit = (v: Value): boolean => [...leaves(v)].some((leaf) => {
-      const g = groupOf.get(leaf);
-      if (!g || seen.has(g)) return false;
-      if (g === group) return true;
-      seen.add(g);
-      return [...groupLeaves(g)].some(visit);
-    });
-    return visit(value);
+    const visit = (read: Iterable<Value>): boolean => {
+      for (const leaf of read) {
+        const g = groupOf.get(leaf);
+        if (!g || seen.has(g) || (last.get(g) as number) < start) continue;
+        if (g === group) return true;
+        seen.add(g);
+        if (visit(groupLeaves(g))) return true;
+      }
+      return false;
+    };
+    return visit(leaves(value));
   };
   const open = (node: Node): Group => {
     const group: Group = { root: node, nodes: [], stored: [] };
     groups.push(group);
     for (const r of node.results) groupOf.set(r, group);
+    raise(group, place.get(node) as number);
+    link(group);
     return group;
   };
   const others = (value: Value, group: Group): Node[] =>
@@ -99,12 +136,22 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
     if (isSymmetric(group.root) && taken.some((n) => n.inputs.some((v) => ![...leaves(v)].every((leaf) => groupOf.get(leaf) === group)))) return false;
     const before = group.nodes.length;
     group.nodes.push(...taken);
+    readCache.delete(group);
     const stores = [group.root, ...group.nodes].filter((n) => needed.has(only(n)) || others(only(n), group).length > 0).length;
     if (groupLeaves(group).size + stores + 1 > limits.storageBuffers) {
       group.nodes.length = before;
+      readCache.delete(group);
       return false;
     }
     for (const n of taken) groupOf.set(only(n), group);
+    raise(group, Math.max(...taken.map((n) => place.get(n) as number)));
+    if (taken.length === 1) link(group);
+    else {
+      // others may have computed these values for themselves: now they wait for this group
+      leafCache.clear();
+      readCache.clear();
+      groups.forEach(link);
+    }
     return true;
   };
 
@@ -125,7 +172,7 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
     const readerCount = new Set(readers.get(value) ?? []).size;
     if (must || (readerCount > 1 && cost(value) > CHEAP) || leaves(value).size > limits.storageBuffers - 3) {
       const candidates = [...new Set([...leaves(value)].map((v) => groupOf.get(v)).filter((g): g is Group => g !== undefined))];
-      const found = candidates.sort((a, b) => groups.indexOf(b) - groups.indexOf(a)).some((g) => join(node, g));
+      const found = candidates.sort((a, b) => (place.get(b.root) as number) - (place.get(a.root) as number)).some((g) => join(node, g));
       if (!found) open(node);
       continue;
     }
@@ -189,15 +236,4 @@ function order(groups: readonly Group[], reads: (g: Group) => Set<Value>, groupO
   };
   groups.forEach(visit);
   return out;
-}
-
-function memo<T>(f: (value: Value) => T, stale: (value: Value) => boolean): (value: Value) => T {
-  const known = new Map<Value, { result: T; stored: boolean }>();
-  return (value) => {
-    const hit = known.get(value);
-    if (hit && hit.stored === stale(value)) return hit.result;
-    const result = f(value);
-    known.set(value, { result, stored: stale(value) });
-    return result;
-  };
 }

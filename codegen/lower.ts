@@ -34,12 +34,11 @@ export function lowerGraph(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Va
   const forced = new Set<Value>();
   const nested = { ...graph, nodes: nestConcats(graph.nodes) };
   for (;;) {
-    try {
-      return lowerOnce(nested, limits, inPlace, forced);
-    } catch (e) {
-      if (!(e instanceof NeedsBuffer)) throw e;
-      if (forced.has(e.value)) throw new CompileError("internal", `view of "${e.value.name}" cannot be resolved`);
-      forced.add(e.value);
+    const made = lowerOnce(nested, limits, inPlace, forced);
+    if (!(made instanceof Set)) return made;
+    for (const value of made) {
+      if (forced.has(value)) throw new CompileError("internal", `view of "${value.name}" cannot be resolved`);
+      forced.add(value);
     }
   }
 }
@@ -73,10 +72,12 @@ function nestConcats(nodes: readonly Node[]): Node[] {
   });
 }
 
-function lowerOnce(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Value>, forced: ReadonlySet<Value>): LoweredGraph {
+/** The lowered graph, or the values that need buffers of their own before it can be one. */
+function lowerOnce(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Value>, forced: ReadonlySet<Value>): LoweredGraph | Set<Value> {
   const fusion = fuse(graph, limits, forced);
   const producer = producers(graph);
-  for (const group of fusion.groups) requireBindings(group, producer, fusion, limits);
+  const wide = new Set(fusion.groups.flatMap((group) => tooWide(group, producer, fusion, limits) ?? []));
+  if (wide.size > 0) return wide;
   const buffers = new Map<Value, Buffer>();
   for (const { value } of [...graph.params, ...graph.inputs])
     if (!value.name.startsWith("run.")) buffers.set(value, bufferFor(value, value.name));
@@ -93,12 +94,21 @@ function lowerOnce(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Val
     }
   // a result that is itself an input or parameter (nothing computed) is copied too
   for (const [from, to] of inPlace) if (!fusion.groupOf.has(from) && from !== to) copies.push({ from, to });
-  const work = groups.map((group) => ({ group, specs: lowerGroup({ group, producer, buffers }) }));
-  return { graph, work, buffers, copies };
+  const needed = new Set<Value>();
+  const work = groups.flatMap((group) => {
+    try {
+      return [{ group, specs: lowerGroup({ group, producer, buffers }) }];
+    } catch (e) {
+      if (!(e instanceof NeedsBuffer)) throw e;
+      needed.add(e.value);
+      return [];
+    }
+  });
+  return needed.size > 0 ? needed : { graph, work, buffers, copies };
 }
 
-/** What is read inside a group reaches it through this many buffers at most; the widest part that fits becomes one of its own. */
-function requireBindings(group: Group, producer: ReadonlyMap<Value, Node>, fusion: Fusion, limits: Limits): void {
+/** What is read inside a group reaches it through this many buffers at most: else the widest part that fits must become one of its own. */
+function tooWide(group: Group, producer: ReadonlyMap<Value, Node>, fusion: Fusion, limits: Limits): Value | undefined {
   const own = new Set<Value>([...group.root.results, ...group.nodes.map(only)]);
   const leaves = new Map<Value, ReadonlySet<Value>>();
   const leavesOf = (v: Value): ReadonlySet<Value> => {
@@ -111,9 +121,9 @@ function requireBindings(group: Group, producer: ReadonlyMap<Value, Node>, fusio
     return set;
   };
   const all = new Set([...own].flatMap((v) => [...leavesOf(v)]));
-  if (all.size + group.stored.length + 1 <= limits.storageBuffers) return;
+  if (all.size + group.stored.length + 1 <= limits.storageBuffers) return undefined;
   const parts = [...leaves].filter(([v, set]) => !own.has(v) && set.size > 1 && set.size + 2 <= limits.storageBuffers);
   const widest = parts.sort((a, b) => b[1].size - a[1].size)[0];
   // contractions and reductions bring few operands of their own: with nothing to part off, the device's real limit decides
-  if (widest) throw new NeedsBuffer(widest[0]);
+  return widest?.[0];
 }
