@@ -57,9 +57,9 @@ const inUse = new Set<GPU>();
 export const openDevice = (options: { readonly adapter?: AdapterKind } = {}): Promise<OpenDevice> =>
   inTurn(async () => {
     const forced = options.adapter ?? environment().forced;
-    // without Dawn no way leads anywhere: that it is missing must be the error, not what one of the ways lacks
-    await import("webgpu").catch((reason: unknown) => {
-      throw new RuntimeFault("no-adapter", `no usable WebGPU adapter (${reason instanceof Error ? reason.message : String(reason)})`, forced && `adapter "${forced}"`, HINT);
+    // without the package no way leads anywhere: that must be the error, not what one of the ways lacks
+    await import("webgpu").catch((reason: NodeJS.ErrnoException) => {
+      if (reason.code === "ERR_MODULE_NOT_FOUND") throw new RuntimeFault("no-adapter", `no usable WebGPU adapter (${reason.message})`, forced && `adapter "${forced}"`, HINT);
     });
     const notes: string[] = [];
     for (const kind of forced ? [forced] : ADAPTER_KINDS) {

@@ -55,8 +55,13 @@ export function restoreCheckpoint(trainer: TrainerCore, bytes: Uint8Array, weigh
   }
   if (differences.length > 0)
     throw new RuntimeFault("bad-checkpoint", `the checkpoint belongs to another program:\n  ${differences.slice(0, 8).join("\n  ")}`, "checkpoint", "compile with the same model and options, or take just the parameters with --weights-only");
-  for (const n of wanted) program.write(n.buffer, (tensors[n.key] as SafeTensor).data as Float32Array);
-  if (weightsOnly) return metadata;
+  const write = (): void => {
+    for (const n of wanted) program.write(n.buffer, (tensors[n.key] as SafeTensor).data as Float32Array);
+  };
+  if (weightsOnly) {
+    write();
+    return metadata;
+  }
   const parse = <T>(name: string): T => {
     try {
       return JSON.parse(metadata[name] ?? "") as T;
@@ -64,15 +69,18 @@ export function restoreCheckpoint(trainer: TrainerCore, bytes: Uint8Array, weigh
       throw new RuntimeFault("bad-checkpoint", `metadata "${name}" is damaged`, "checkpoint");
     }
   };
-  state.stepCount = parse<number>("step");
-  state.seed = parse<number>("seed");
-  state.emaWeight = parse<number>("emaWeight");
-  state.statSteps = parse<number>("statSteps");
-  state.inverted = parse<boolean>("inverted");
-  state.redo = parse<boolean>("redo");
-  state.scales.splice(0, state.scales.length, ...parse<number[]>("scales"));
-  Object.assign(trainer.run, parse<Partial<RunScalars>>("run"));
-  trainer.pending = parse<{ step: number; refreshed: boolean; scales: number[]; loss: number; clean: number[] }[]>("pending")
-    .map((p) => ({ step: p.step, refreshed: p.refreshed, scales: p.scales, values: Promise.resolve({ loss: p.loss, clean: p.clean }) }));
+  // everything is read before anything is changed: damaged metadata must not leave half a state behind
+  const host = {
+    stepCount: parse<number>("step"), seed: parse<number>("seed"), emaWeight: parse<number>("emaWeight"), statSteps: parse<number>("statSteps"),
+    inverted: parse<boolean>("inverted"), redo: parse<boolean>("redo"),
+  };
+  const scales = parse<number[]>("scales");
+  const run = parse<Partial<RunScalars>>("run");
+  const pending = parse<{ step: number; refreshed: boolean; scales: number[]; loss: number; clean: number[] }[]>("pending");
+  write();
+  Object.assign(state, host);
+  state.scales.splice(0, state.scales.length, ...scales);
+  Object.assign(trainer.run, run);
+  trainer.pending = pending.map((p) => ({ step: p.step, refreshed: p.refreshed, scales: p.scales, values: Promise.resolve({ loss: p.loss, clean: p.clean }) }));
   return metadata;
 }
