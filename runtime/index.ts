@@ -6,4 +6,5 @@ export { type Factors, Fisher } from "./fisher.js";
 export { loadModule, type LoadOptions, type ModuleData, parameters, readModule } from "./load.js";
 export { decode as decodeSafetensors, encode as encodeSafetensors, type SafeFile, type SafeTensor } from "./safetensors.js";
 export type { Batch, Tensor } from "./tensors.js";
-export { type Metrics, type StepResult, Trainer, type TrainerEvent, type TrainerOptions } from "./trainer.js";
+export { type Metrics, type StepResult, Trainer, type TrainerOptions } from "./trainer.js";
+export type { TrainerEvent } from "./reactions.js";

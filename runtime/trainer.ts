@@ -8,6 +8,7 @@ import { type Artifact, ARTIFACT_VERSION, HOST_DEFAULTS, type HostOptions, type 
 import { restoreCheckpoint, saveCheckpoint } from "./checkpoint.js";
 import { Fisher } from "./fisher.js";
 import { type HostArray, Program } from "./program.js";
+import { duties, firstInverses, type Reacting, settle, type TrainerEvent } from "./reactions.js";
 import { Readback } from "./readback.js";
 import { checkedKnobs, type HostState, newHostState, nextBlend, type Pending, type TrainerCore } from "./state.js";
 import { type Batch, cutExamples, joinOutputs, type Prepared, prepareBatch, type Tensor } from "./tensors.js";
@@ -24,14 +25,6 @@ export interface Metrics {
   readonly count: number;
 }
 
-/** Something the trainer did on its own; printed by the command line. */
-export interface TrainerEvent {
-  readonly kind: "damping-raised";
-  readonly layer: string;
-  readonly factor: number;
-  readonly step: number;
-}
-
 export interface TrainerOptions {
   readonly seed?: number;
   readonly run?: Partial<RunScalars>;
@@ -43,10 +36,6 @@ export interface TrainerOptions {
   readonly onDispose?: () => Promise<void>;
 }
 
-const RAISE = 10;
-/** After this many raises (λ × 1e12) a layer's statistics are beyond repair. */
-const MAX_RAISES = 12;
-
 /** Every buffer is bound whole. @throws RuntimeFault "out-of-memory" */
 function requireBindable(device: GPUDevice, { plan, batches, name }: Artifact): void {
   const most = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
@@ -55,7 +44,7 @@ function requireBindable(device: GPUDevice, { plan, batches, name }: Artifact): 
     throw new RuntimeFault("out-of-memory", `a buffer of ${large.bytes} bytes ("${large.name}"); this device binds at most ${most}`, name, `use a smaller batch than ${Math.max(...batches)}, or another device`);
 }
 
-export class Trainer implements TrainerCore {
+export class Trainer implements TrainerCore, Reacting {
   readonly layers: readonly LayerInfo[];
   readonly batches: readonly number[];
   readonly run: RunScalars;
@@ -118,8 +107,8 @@ export class Trainer implements TrainerCore {
     const run = { ...this.run };
     const step = this.#nextStep++;
     const loss = this.#task(async () => {
-      await this.#settle(this.host.readbackLag);
-      const { stats, refresh } = this.#duties();
+      await settle(this, this.host.readbackLag);
+      const { stats, refresh } = duties(this);
       const fields = { ...this.#fields(run), count: prepared.weightSum, keep: 0, emaBlend: stats ? nextBlend(this.state, run.emaDecay, this.host.burnIn, this.host.emaDebias) : 0 };
       const tail = `${prepared.weight ? ".masked" : ""}@${prepared.batch}`;
       this.#upload(prepared);
@@ -143,7 +132,7 @@ export class Trainer implements TrainerCore {
     const draw = Math.imul(open.losses.length, 0x9e3779b9);
     const sum = this.#task(async () => {
       // decided in turn: only then is known which statistics earlier steps took
-      if (first) open.stats = this.#duties().stats;
+      if (first) open.stats = duties(this).stats;
       const tail = `${prepared.weight ? ".masked" : ""}@${prepared.batch}`;
       this.#upload(prepared);
       this.program.writeRun({ ...this.#fields(run), seed: (this.state.seed + draw) >>> 0, count: prepared.weightSum, keep: first ? 0 : 1 });
@@ -166,8 +155,8 @@ export class Trainer implements TrainerCore {
     const run = { ...this.run };
     const step = this.#nextStep++;
     const loss = this.#task(async () => {
-      await this.#settle(this.host.readbackLag);
-      const { refresh } = this.#duties();
+      await settle(this, this.host.readbackLag);
+      const { refresh } = duties(this);
       const sums = await Promise.all(open.losses);
       const mean = sums.reduce((a, b) => a + b, 0) / open.count;
       const blend = open.stats ? nextBlend(this.state, run.emaDecay, this.host.burnIn, this.host.emaDebias) : 0;
@@ -187,7 +176,7 @@ export class Trainer implements TrainerCore {
     await this.program.prepare([...fronts, ...(kfac && (refresh || !this.state.inverted) ? ["refresh"] : []), ...tail]);
     if (kfac && !this.state.inverted) {
       this.program.submit(fronts);
-      await this.#firstInverses(fields);
+      await firstInverses(this, fields);
       refresh = false;
       const values = this.#readback.submit(tail, read);
       this.#push(step, false, values, lossOf);
@@ -208,55 +197,6 @@ export class Trainer implements TrainerCore {
     );
     ready.catch(() => {});
     this.pending.push({ step, refreshed, scales: [...this.state.scales], values: ready });
-  }
-
-  /** Waits until every layer has one clean inverse, raising λ where a pivot fails. */
-  async #firstInverses(fields: Readonly<Record<string, number>>): Promise<void> {
-    for (let tries = 0; tries <= MAX_RAISES; tries++) {
-      this.program.writeRun(fields);
-      this.program.submit(["refresh"]);
-      const [clean] = await this.program.read(["clean"]);
-      if (this.#raise([...(clean as HostArray)], this.state.stepCount)) continue;
-      this.state.inverted = true;
-      return;
-    }
-    throw new RuntimeFault("diverged", `the factors of a layer cannot be inverted even with damping × 10^${MAX_RAISES}`, `step ${this.state.stepCount}`, "the statistics are not finite: lower the learning rate or check the data");
-  }
-
-  /** Raises the damping of layers whose inverse failed; true if any did. */
-  #raise(clean: readonly number[], step: number): boolean {
-    let any = false;
-    clean.forEach((ok, k) => {
-      if (ok === 1) return;
-      any = true;
-      const factor = (this.state.scales[k] as number) * RAISE;
-      if (factor > RAISE ** MAX_RAISES) throw new RuntimeFault("diverged", `layer "${this.layers[k]?.name}" cannot be inverted even with damping × ${factor}`, `step ${step}`, "its statistics are not finite: lower the learning rate or check the data");
-      this.state.scales[k] = factor;
-      this.#options.onEvent?.({ kind: "damping-raised", layer: this.layers[k]?.name ?? "?", factor, step });
-    });
-    if (any) this.#writeScales();
-    return any;
-  }
-
-  /** Reacts to everything older than `lag` steps. */
-  async #settle(lag: number): Promise<void> {
-    while (this.pending.length > lag) {
-      const next = this.pending.shift() as Pending;
-      const { loss, clean } = await next.values;
-      if (!Number.isFinite(loss))
-        throw new RuntimeFault("diverged", `the loss is ${loss} at step ${next.step}`, `step ${next.step}`, "lower --lr, raise --damping, or check the data");
-      // a refresh that was under way when λ was raised tells nothing about the new λ
-      const news = clean.map((ok, k) => (next.scales[k] === this.state.scales[k] ? ok : 1));
-      if (next.refreshed && this.#raise(news, next.step)) this.state.redo = true;
-    }
-  }
-
-  #duties(): { stats: boolean; refresh: boolean } {
-    const step = this.state.stepCount;
-    if (this.artifact.optimizer !== "kfac" || this.layers.length === 0) return { stats: false, refresh: false };
-    const { factorPeriod, inversePeriod, burnIn } = this.host;
-    const stats = step % factorPeriod === 0 || step < burnIn || this.state.statSteps === 0;
-    return { stats, refresh: step % inversePeriod === 0 || this.state.redo };
   }
 
   #fields(run: RunScalars): Record<string, number> {
@@ -350,6 +290,12 @@ export class Trainer implements TrainerCore {
     for (const [name, t] of Object.entries(weights)) if (this.program.hasBuffer(name)) this.program.write(name, t.data instanceof Float32Array ? t.data : Float32Array.from(t.data));
   }
 
+  /** @internal */
+  raised(events: readonly TrainerEvent[]): void {
+    this.#writeScales();
+    for (const event of events) this.#options.onEvent?.(event);
+  }
+
   #writeScales(): void {
     if (this.artifact.optimizer !== "kfac") return;
     this.layers.forEach((l, k) => this.program.write(`kfac/${l.name}/scale`, Float32Array.of(this.state.scales[k] as number)));
@@ -373,7 +319,7 @@ export class Trainer implements TrainerCore {
 
   /** Waits for all work and for every pending reaction; rejects with whatever stopped the run. */
   finish(): Promise<void> {
-    return this.#task(() => this.#settle(0));
+    return this.#task(() => settle(this, 0));
   }
 
   /** @internal Runs in order with the steps. */

@@ -1,0 +1,72 @@
+/**
+ * What the host does about what steps report: a loss that is no number stops the run, a pivot that failed raises its layer's damping.
+ * Always a fixed number of steps later, never "when it arrives".
+ */
+import { RuntimeFault } from "./artifact.js";
+import type { HostArray } from "./program.js";
+import type { Pending, TrainerCore } from "./state.js";
+
+/** Something the trainer did on its own; printed by the command line. */
+export interface TrainerEvent {
+  readonly kind: "damping-raised";
+  readonly layer: string;
+  readonly factor: number;
+  readonly step: number;
+}
+
+export interface Reacting extends TrainerCore {
+  /** The dampings in `state.scales` have changed. */
+  raised(events: readonly TrainerEvent[]): void;
+}
+
+const RAISE = 10;
+/** After this many raises (λ × 1e12) a layer's statistics are beyond repair. */
+const MAX_RAISES = 12;
+
+/** What the next step has to do besides the gradient. */
+export function duties({ artifact, layers, host, state }: TrainerCore): { stats: boolean; refresh: boolean } {
+  const step = state.stepCount;
+  if (artifact.optimizer !== "kfac" || layers.length === 0) return { stats: false, refresh: false };
+  const stats = step % host.factorPeriod === 0 || step < host.burnIn || state.statSteps === 0;
+  return { stats, refresh: step % host.inversePeriod === 0 || state.redo };
+}
+
+/** Reacts to everything older than `lag` steps. @throws RuntimeFault "diverged" */
+export async function settle(t: Reacting, lag: number): Promise<void> {
+  while (t.pending.length > lag) {
+    const next = t.pending.shift() as Pending;
+    const { loss, clean } = await next.values;
+    if (!Number.isFinite(loss))
+      throw new RuntimeFault("diverged", `the loss is ${loss} at step ${next.step}`, `step ${next.step}`, "lower --lr, raise --damping, or check the data");
+    // a refresh that was under way when λ was raised tells nothing about the new λ
+    const news = clean.map((ok, k) => (next.scales[k] === t.state.scales[k] ? ok : 1));
+    if (next.refreshed && raise(t, news, next.step)) t.state.redo = true;
+  }
+}
+
+/** Waits until every layer has one clean inverse, raising λ where a pivot fails. @throws RuntimeFault "diverged" */
+export async function firstInverses(t: Reacting, fields: Readonly<Record<string, number>>): Promise<void> {
+  // ends: every round raises a layer, and a layer can be raised MAX_RAISES times
+  for (;;) {
+    t.program.writeRun(fields);
+    t.program.submit(["refresh"]);
+    const [clean] = await t.program.read(["clean"]);
+    if (!raise(t, [...(clean as HostArray)], t.state.stepCount)) break;
+  }
+  t.state.inverted = true;
+}
+
+/** Raises the damping of layers whose inverse failed; true if any did. */
+function raise(t: Reacting, clean: readonly number[], step: number): boolean {
+  const events = clean.flatMap((ok, k): TrainerEvent[] => {
+    if (ok === 1) return [];
+    const factor = (t.state.scales[k] as number) * RAISE;
+    const layer = t.layers[k]?.name ?? "?";
+    if (factor > RAISE ** MAX_RAISES)
+      throw new RuntimeFault("diverged", `layer "${layer}" cannot be inverted even with damping × ${factor}`, `step ${step}`, "its statistics are not finite: lower the learning rate or check the data");
+    t.state.scales[k] = factor;
+    return [{ kind: "damping-raised", layer, factor, step }];
+  });
+  if (events.length > 0) t.raised(events);
+  return events.length > 0;
+}
