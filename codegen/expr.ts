@@ -84,10 +84,13 @@ function write(body: Body, expr: Expr, point: Point, vec4: ReadonlySet<Buffer>):
       });
       return body.let("t", wide(expr.dtype, point), text);
     }
-    case "load": return emitLoad(body, expr.access, expr.dtype, point, vec4);
+    case "load":
+      if (expr.dtype === "f32" && needsBits(expr.access.fill)) body.bits = true;
+      return emitLoad(body, expr.access, expr.dtype, point, vec4);
     case "masked": {
       if (point.lanes && expr.quotients.some((q) => q.expr.by.has(point.lanes as Axis)))
         return gather(body, expr, point, vec4);
+      if (expr.dtype === "f32" && needsBits(expr.fill)) body.bits = true;
       const inner = emitExpr(body, expr.inner, point, vec4);
       const condition = guard(expr.bounds, expr.quotients, point);
       return condition === undefined ? inner : body.let("m", wide(expr.dtype, point), `select(${splat(expr.dtype, expr.fill, point)}, ${inner}, ${condition})`);

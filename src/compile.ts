@@ -88,6 +88,7 @@ export function compile(forward: (batch: number) => ForwardModel, options: Compi
     const model = (batch === 1 ? prepareOne(forward, source, options, notes) : undefined) ?? prepare(source, options, notes);
     if (options.strict) requireNoOrphans(model.registration.orphans);
     first ??= { model, source };
+    requireSameLayers(first.model, model, batches[0] as number, batch);
     for (const [name, graph] of entryGraphs(model, source, batch === batches[0])) {
       const full = name.startsWith("=") ? name.slice(1) : `${name}@${batch}`;
       const done = runPasses(graph, AFTER_GRADIENTS, passOptions(options, full));
@@ -100,6 +101,13 @@ export function compile(forward: (batch: number) => ForwardModel, options: Compi
   checkPlan(planned.plan, planned.lowered);
   const artifact = makeArtifact(first.model, first.source, options, batches, planned);
   return { artifact, sources: planned.sources, weights: first.source.weights, planned, graphs, model: first.model, notes };
+}
+
+/** Factors are state of all batch sizes. @throws CompileError "examples-lost" where another size is registered otherwise. */
+function requireSameLayers(a: StepModel, b: StepModel, large: number, small: number): void {
+  const key = (m: StepModel): string => m.registration.layers.map((l) => `${l.name} ${l.bias?.name} ${l.T} ${l.dA} ${l.dG}`).join();
+  if (a.optimizer === "kfac" && key(a) !== key(b))
+    throw new CompileError("examples-lost", `with ${small} example${small === 1 ? "" : "s"} the model has other layers than with ${large}`, undefined, `leave out the batch of ${small}: shorter batches are padded`);
 }
 
 const passOptions = (options: CompileOptions, stage: string) => ({

@@ -7,7 +7,7 @@ import type { Point } from "../address.js";
 import { bindingsOf, declare, freeBuffers, laneBuffers } from "../bindings.js";
 import { Body } from "../body.js";
 import { emitExpr, emitStore } from "../expr.js";
-import type { Axis, Buffer, Kernel, Limits, Lowered, ReduceSpec, Store } from "../kernel.js";
+import type { Axis, Bound, Buffer, Expr, Kernel, Limits, Lowered, ReduceSpec, ScalarType, Store } from "../kernel.js";
 import { MAX_TRIPS } from "../limits.js";
 import { isNan, literal, vectorOf } from "../wgsl.js";
 import { decode, grid, identifier, indicesOf, mapIndices, mapStores, mergeAxes, product, WORKGROUP } from "./iterate.js";
@@ -27,7 +27,7 @@ export function lowerReduce(spec: ReduceSpec, limits: Limits): Lowered {
   const length = product(inner.axes);
   const merged: ReduceSpec = { ...spec, axes: outer.axes, reduction: inner.axes, value, stores };
   if (spec.combine !== "argmax" && outputs < ENOUGH_THREADS && length >= 64) {
-    const split = splitFactor(inner.axes, outputs);
+    const split = splitFactor(inner.axes, outputs) ?? (length > MAX_TRIPS ? raggedSplit(inner.axes) : undefined);
     if (split) return twoPasses(merged, split.axis, split.parts, limits);
   }
   if (length > MAX_TRIPS) throw new CompileError("too-large", `a reduction over ${length} elements exceeds the ${MAX_TRIPS} loop steps one thread may take`, undefined, "reduce the batch or the tensor");
@@ -45,9 +45,19 @@ function splitFactor(axes: readonly Axis[], outputs: number): { axis: Axis; part
   return best;
 }
 
+/** No divisor will do (a prime length): the longest axis in parts of which the last is short. */
+function raggedSplit(axes: readonly Axis[]): { axis: Axis; parts: number } | undefined {
+  const axis = axes.reduce((a, b) => (b.size > a.size ? b : a));
+  const rest = Math.ceil(Math.sqrt(axis.size));
+  const parts = Math.ceil(axis.size / rest);
+  return rest * (product(axes) / axis.size) <= MAX_TRIPS ? { axis, parts } : undefined;
+}
+
 function twoPasses(spec: ReduceSpec, axis: Axis, parts: number, limits: Limits): Lowered {
   const part: Axis = { name: `${axis.name}p`, size: parts };
-  const rest: Axis = { name: `${axis.name}q`, size: axis.size / parts };
+  const rest: Axis = { name: `${axis.name}q`, size: Math.ceil(axis.size / parts) };
+  const beyond: Bound[] = parts * rest.size > axis.size ? [{ expr: { at: 0, by: new Map([[part, rest.size], [rest, 1]]) }, low: 0, high: axis.size }] : [];
+  const guarded = (e: Expr): Expr => (beyond.length === 0 ? e : { kind: "masked", dtype: e.dtype, bounds: beyond, quotients: [], inner: e, fill: spec.combine === "sum" ? 0 : lowest(e.dtype) });
   const to = new Map([[axis, { at: 0, by: new Map([[part, rest.size], ...(rest.size > 1 ? [[rest, 1] as const] : [])]) }]]);
   const dtype = spec.value.dtype === "i32" || spec.value.dtype === "u32" ? spec.value.dtype : "f32";
   const partials: Buffer = { name: "partials", dtype, elements: product(spec.axes) * parts };
@@ -61,7 +71,7 @@ function twoPasses(spec: ReduceSpec, axis: Axis, parts: number, limits: Limits):
   const address = { at: 0, by };
   const first = serial({
     ...spec, label: `${spec.label}: partial sums`, axes: [part, ...spec.axes], reduction: spec.reduction.flatMap((a) => (a === axis ? (rest.size > 1 ? [rest] : []) : [a])),
-    value: mapIndices(spec.value, to), stores: [{ buffer: partials, address, value: { kind: "acc", dtype } }],
+    value: guarded(mapIndices(spec.value, to)), stores: [{ buffer: partials, address, value: { kind: "acc", dtype } }],
   }, limits);
   const second = serial({
     ...spec, reduction: [part],
@@ -114,13 +124,14 @@ const useLanes = (spec: ReduceSpec, last: Axis): boolean =>
   last.size % 4 === 0 && spec.stores.every((s) => s.address.by.get(last) === 1)
   && product(spec.axes) >= 4 * WORKGROUP && [...indicesOf(spec.value)].some((i) => i.by.get(last) === 1);
 
+const lowest = (dtype: ScalarType): number => (dtype === "f32" ? Number.NEGATIVE_INFINITY : dtype === "i32" ? -2147483648 : 0);
+
 /** Emits the loops; returns the accumulator's name. */
 function accumulate(body: Body, spec: ReduceSpec, spelled: Map<Axis, string | number>, lanes: Axis | undefined, vec4: ReadonlySet<Buffer>): string {
   const { dtype } = spec.value;
   const wide = lanes ? vectorOf(dtype) : dtype;
   const splat = (text: string) => (lanes ? `${wide}(${text})` : text);
-  const lowest = dtype === "f32" ? Number.NEGATIVE_INFINITY : dtype === "i32" ? -2147483648 : 0;
-  const start = literal(dtype, spec.combine === "sum" ? 0 : lowest);
+  const start = literal(dtype, spec.combine === "sum" ? 0 : lowest(dtype));
   if (spec.combine !== "sum" && dtype === "f32") body.bits = true;
   body.push(`var acc: ${wide} = ${splat(start)};`);
   if (spec.combine === "argmax") body.push("var best: i32 = 0;");

@@ -75,8 +75,13 @@ describe("sum, max and argmax", () => {
     }
   });
 
-  it("a row without a divisor that is longer than a thread may loop is refused, not cut short", () => {
-    const graph = graphOf([100_003], (b, v) => ({ sum: b.emit("reduce_sum", [v], { axes: [0] }) }));
+  it("a row of a prime length beyond what a thread may loop is cut into parts of which the last is short", async () => {
+    const x = ndarray("f32", [100_003], Float64Array.from({ length: 100_003 }, (_, k) => (k % 7) - 3));
+    await same(graphOf([100_003], (b, v) => ({ sum: b.emit("reduce_sum", [v], { axes: [0] }), most: b.emit("reduce_max", [v], { axes: [0] }) })), x, 0);
+  });
+
+  it("an argmax longer than a thread may loop is refused, not cut short", () => {
+    const graph = graphOf([100_003], (b, v) => ({ first: b.emit("reduce_argmax", [v], { axes: [0] }) }));
     expect(() => planProgram([{ name: "main", graph }], new Set(), PORTABLE)).toThrow(/exceeds the \d+ loop steps/);
   });
 
