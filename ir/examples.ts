@@ -27,19 +27,29 @@ export interface Lost {
 }
 export type Mark = ExampleAxis | Lost;
 
-/** value → where its examples are, or why they are lost. Absent: the value does not depend on examples. */
-export function exampleMarks(graph: Graph): Map<Value, Mark> {
+/**
+ * value → where its examples are, or why they are lost. Absent: the value does not depend on examples.
+ *
+ * @param options sharedSums: what is reduced over all examples (batch normalisation's statistics) counts as not depending on them, so
+ *   that the values it is applied to keep their marks. Such values have rows of examples, but the rows are not independent.
+ */
+export function exampleMarks(graph: Graph, options: { readonly sharedSums?: boolean } = {}): Map<Value, Mark> {
   const marks = new Map<Value, Mark>();
   for (const { value, examples } of graph.inputs)
     if (examples !== undefined) marks.set(value, { axis: examples, outer: 1, inner: 1 });
   for (const node of graph.nodes) {
     const inputs = node.inputs.map((v) => marks.get(v));
     const lost = inputs.find((m): m is Lost => m !== undefined && "lost" in m);
+    if (options.sharedSums && sumsExamples(node, inputs[0])) continue;
     const mark = lost ?? follow(node, inputs as (ExampleAxis | undefined)[]);
     if (mark) for (const result of node.results) marks.set(result, typeof mark === "string" ? { lost: node, why: mark } : mark);
   }
   return marks;
 }
+
+/** It reduces the whole example axis away. */
+const sumsExamples = (node: Node, mark: Mark | undefined): boolean =>
+  (node.op === "reduce_sum" || node.op === "reduce_max") && mark !== undefined && !("lost" in mark) && intsAttr(node.attrs, "axes").includes(mark.axis);
 
 /** The example axis of a value. @throws CompileError "examples-lost" naming the node that lost it, or if it has none. */
 export function requireExamples(marks: ReadonlyMap<Value, Mark>, value: Value): ExampleAxis {

@@ -176,6 +176,8 @@ export interface Artifact {
   readonly optimizer: "kfac" | "sgd" | "adam";
   readonly loss: string;
   readonly fisher: { readonly kind: string; readonly samples: number };
+  /** The node that mixes the examples of a batch; null: none does, and short batches may be padded. */
+  readonly mixes: string | null;
   readonly host: HostOptions;
   /** Start values of the run-time knobs that differ from their defaults. */
   readonly run: Partial<RunScalars>;

@@ -36,6 +36,8 @@ export function prepareBatch(artifact: Artifact, batch: Batch, need: { readonly 
   const count = given.shape[first.examples as number] ?? 0;
   if (count === 0) throw fault("the batch is empty", `input "${first.name}"`, "pass at least one example");
   const size = pickBatch(artifact.batches, count);
+  if (artifact.mixes !== null && (count !== size || batch.weight !== undefined))
+    throw fault(`the model mixes the examples of a batch in ${artifact.mixes}: ${batch.weight === undefined ? `${count} examples cannot be padded to ${size}` : "they cannot have weights"}`, "batch", `pass whole batches of ${artifact.batches.join(" or ")}`);
   const arrays = new Map<string, Float32Array | Int32Array>();
   for (const info of artifact.inputs) arrays.set(info.name, fit(info, batch[info.name], count, size, info.examples));
   if (need.target) arrays.set("target", checkLabels(artifact, fit(artifact.target, batch.target, count, size, 0), count));

@@ -10,6 +10,7 @@ import { PORTABLE } from "../codegen/limits.js";
 import type { Limits } from "../codegen/kernel.js";
 import { CompileError } from "../ir/error.js";
 import type { Graph, GraphResult, Value } from "../ir/graph.js";
+import { exampleMarks } from "../ir/examples.js";
 import { runPasses, type Pass } from "../ir/pass.js";
 import { AFTER_GRADIENTS, CANONICAL } from "../ir/passes/index.js";
 import { size } from "../ir/type.js";
@@ -85,9 +86,13 @@ export function compile(forward: (batch: number) => ForwardModel, options: Compi
   let first: { model: StepModel; source: ForwardModel } | undefined;
   for (const batch of batches) {
     const source = forward(batch);
-    const model = (batch === 1 ? prepareOne(forward, source, options, notes) : undefined) ?? prepare(source, options, notes);
+    const model = prepareFor(forward, source, batch, options, notes);
     if (options.strict) requireNoOrphans(model.registration.orphans);
     first ??= { model, source };
+    const mixed = mixingNode(model);
+    if (mixed !== null && options.optimizer === "kfac" && options.fisher.kind === "exact")
+      throw new CompileError("bad-option", "the exact Fisher is a sum over examples, which this model mixes", mixed, "use --fisher mc or empirical, or export the model for inference");
+    if (mixed !== null && batch === batches[0]) notes.push(`the examples of a batch are mixed in ${mixed}: only whole batches of ${batch} are trained on and evaluated, the rest is left out`);
     requireSameLayers(first.model, model, batches[0] as number, batch);
     for (const [name, graph] of entryGraphs(model, source, batch === batches[0])) {
       const full = name.startsWith("=") ? name.slice(1) : `${name}@${batch}`;
@@ -114,6 +119,20 @@ const passOptions = (options: CompileOptions, stage: string) => ({
   ...(options.verify ? { verify: true } : {}),
   ...(options.onPass ? { after: (pass: Pass, graph: Graph) => options.onPass?.(stage, pass, graph) } : {}),
 });
+
+/** `prepare` for a batch size: a batch of one is told from two examples where that can be done. */
+export const prepareFor = (forward: (batch: number) => ForwardModel, source: ForwardModel, batch: number, options: CompileOptions, notes: string[] = []): StepModel =>
+  (batch === 1 ? prepareOne(forward, source, options, notes) : undefined) ?? prepare(source, options, notes);
+
+/**
+ * The node that mixes the examples of a batch (batch normalisation in training), or null. Then an example's loss depends on the others:
+ * a batch cannot be padded, and the exact Fisher is not a sum over examples.
+ */
+function mixingNode(m: StepModel): string | null {
+  if ((m.loss.z.type.shape[0] ?? 0) < 2) return null;
+  const mark = exampleMarks(m.graph).get(m.loss.z);
+  return mark && "lost" in mark ? (mark.lost.origin ?? mark.lost.op) : null;
+}
 
 /** Canonical forward graph, loss and layers. */
 export function prepare(source: ForwardModel, options: CompileOptions, notes: string[] = []): StepModel {
@@ -242,7 +261,7 @@ function makeArtifact(m: StepModel, source: ForwardModel, options: CompileOption
     outputs: m.graph.results.filter((r) => r.name !== LOGITS).map((r) => tensorInfo(r.name, r.value.type, r.value.type.shape.length > 0 ? 0 : undefined)),
     params: m.graph.params.map((p) => ({ name: p.value.name, shape: p.value.type.shape, dtype: "f32" as const, trainable: p.trainable })),
     layers: m.registration.layers.map(layerInfo), orphans: orphanInfo(m.registration, m.optimizer),
-    optimizer: m.optimizer, fisher: m.fisher, host, run: options.run ?? {},
+    optimizer: m.optimizer, fisher: m.fisher, mixes: mixingNode(m), host, run: options.run ?? {},
   };
 }
 

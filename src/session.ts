@@ -104,8 +104,20 @@ const mean = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0
 /** A batch as the trainer takes it. */
 export const toBatch = (e: Examples): Batch => ({ ...e.inputs, ...(e.target ? { target: e.target } : {}) });
 
-export async function evaluatePart(trainer: Trainer, { examples, pool }: Part): Promise<Metrics> {
+/**
+ * The examples that fill whole batches, where the model mixes a batch's examples and none may be padded; else all of them. Which are left
+ * out (fewer than a batch) does not change from epoch to epoch; `Metrics.count` is what was counted.
+ */
+function wholeBatches(trainer: Trainer, part: Part, size: number): Part {
+  if (trainer.artifact.mixes === null) return part;
+  const pool = part.pool ?? Uint32Array.from({ length: part.examples.count }, (_, k) => k);
+  if (pool.length < size) throw new CompileError("bad-data", `${pool.length} examples are less than one batch of ${size}, and the model mixes the examples of a batch`, trainer.artifact.mixes, "use a smaller --batch, more data, or --val 0");
+  return { examples: part.examples, pool: pool.subarray(0, pool.length - (pool.length % size)) };
+}
+
+export async function evaluatePart(trainer: Trainer, part: Part): Promise<Metrics> {
   const size = Math.max(...trainer.batches);
+  const { examples, pool } = wholeBatches(trainer, part, size);
   return trainer.evaluate((function* () { for (const e of inOrder(examples, size, pool)) yield toBatch(e); })());
 }
 
@@ -115,7 +127,8 @@ export async function evaluatePart(trainer: Trainer, { examples, pool }: Part): 
  * @throws RuntimeFault "diverged", "device-lost" …; CompileError "interrupted" after `signal`, the checkpoint handed to the hook.
  */
 export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
-  const { trainer, train, options, hooks = {} } = run;
+  const { trainer, options, hooks = {} } = run;
+  const train = wholeBatches(trainer, run.train, options.batch);
   const count = train.pool?.length ?? train.examples.count;
   if (count === 0) throw new CompileError("bad-data", "the data set is empty", "training", "it needs at least one example");
   const perEpoch = Math.ceil(count / options.batch);

@@ -4,7 +4,7 @@ import type { Graph } from "../../ir/graph.js";
 import { PASSES } from "../../ir/passes/index.js";
 import { print } from "../../ir/print.js";
 import { listAdapters } from "../../runtime/adapter.node.js";
-import { compile, type CompileOptions, layerInfo, orphanInfo, prepare, summary } from "../compile.js";
+import { compile, type CompileOptions, layerInfo, orphanInfo, prepare, prepareFor, summary } from "../compile.js";
 import { writeModule } from "../emit.js";
 import { writeAtomic } from "../files.js";
 import { requireNoOrphans } from "../kfac/layer.js";
@@ -18,7 +18,7 @@ export async function layersCommand(path: string, s: Settings, io: Io): Promise<
   const model = await openFor(path, s);
   const source = model.forward(model.fileBatch ?? 2);
   const { batches: _, run: __, host: ___, ...options } = compileOptions(s);
-  const prepared = anyLoss({ ...options, batches: [], ...registerOptions(s) }, (o) => prepare(source, o));
+  const prepared = anyLoss({ ...options, batches: [], ...registerOptions(s) }, (o) => prepareFor(model.forward, source, model.fileBatch ?? 2, o));
   const { registration, graph } = prepared;
   if (s.on("strict")) requireNoOrphans(registration.orphans);
   const [layers, orphans] = [registration.layers.map(layerInfo), orphanInfo(registration, prepared.optimizer)];

@@ -5,7 +5,7 @@ import { RuntimeFault } from "../../runtime/artifact.js";
 import { parameters } from "../../runtime/load.js";
 import { decode } from "../../runtime/safetensors.js";
 import type { Trainer } from "../../runtime/trainer.js";
-import { type Compiled, compile, layerInfo, orphanInfo, prepare, signature } from "../compile.js";
+import { type Compiled, compile, layerInfo, orphanInfo, prepareFor, signature } from "../compile.js";
 import { splitExamples } from "../data/split.js";
 import { readFileOr, writeAtomic } from "../files.js";
 import type { OpenModel } from "../model.js";
@@ -42,7 +42,7 @@ export async function trainCommand(path: string, given: Settings, io: Io): Promi
 
   // the data are checked before the compiler sets to work
   const settings = compileOptions(s);
-  const first = prepare(model.forward(settings.batches[0] as number), settings);
+  const first = prepareFor(model.forward, model.forward(settings.batches[0] as number), settings.batches[0] as number, settings);
   if (!io.json) io.out(`${layerTable(first.registration.layers.map(layerInfo), orphanInfo(first.registration, first.optimizer), first.graph.params.map((p) => p.value))}\n`);
   const data = await openData(signature(first), s, io, { labels: true, split: "train" });
   const compiled = compile(model.forward, settings);

@@ -83,7 +83,7 @@ export interface RegisterOptions {
 
 /** @param graph canonical forward graph. */
 export function register(graph: Graph, options: RegisterOptions = {}): Registration {
-  const marks = exampleMarks(graph);
+  const marks = exampleMarks(graph, { sharedSums: true });
   const uses = countUses(graph);
   const layers: Layer[] = [];
   const reasons = new Map<string, string>();

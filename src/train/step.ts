@@ -114,7 +114,7 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked }: F
     const stacked = emit("concat", [reshape(emit, seed, [1, ...seed.type.shape]), vectors], { axis: 0 });
     const map = vmap(emit, backward, new Map([[seed, stacked]]));
     const made = new Map<Value, Value>();
-    const marks = exampleMarks(b.finish([]));
+    const marks = exampleMarks(b.finish([]), { sharedSums: true });
     const producer = new Map(backward.flatMap((node) => node.results.map((r) => [r, node] as const)));
     // column 0 of what carries examples; what is parameter-shaped is made again from column 0 of its inputs
     const first = (v: Value): Value => {
@@ -147,7 +147,7 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked }: F
 
   const statistics = new Map<Layer, { A: Value; G: Value }>();
   if (stats) {
-    const marks = m.marks ?? exampleMarks(m.graph);
+    const marks = m.marks ?? exampleMarks(m.graph, { sharedSums: true });
     const producer = producers(m.graph);
     const weightSum = weight && sumAll(emit, weight);
     for (const layer of layers) {

@@ -67,6 +67,29 @@ describe("a batch of one", () => {
   });
 });
 
+describe("statistics of the batch", () => {
+  /** x → dense → minus its mean over the examples, as batch normalisation in training does → dense */
+  const centred: Forward = custom("centred", 8, (b, batch) => {
+    const h = dense(b, b.input("x", f32(batch, 4), 0), "fc0", 5, false);
+    const mean = b.emit("reduce_sum", [b.emit("mul", [h, broadcast(b.emit, b.scalar(1 / batch), h.type.shape, [])])], { axes: [0] });
+    return dense(b, b.emit("tanh", [b.emit("sub", [h, broadcast(b.emit, mean, h.type.shape, [1])])]), "fc1", 3);
+  });
+  const c = compile(centred, options({ loss: "softmax-ce", fisher: { kind: "empirical", samples: 1 } }));
+
+  it("leave the layers before and behind them layers", () => {
+    expect(registered(c)).toEqual(["dense fc0.weight  1 4 5", "dense fc1.weight fc1.bias 1 6 3"]);
+  });
+
+  it("make G from what all losses together say of each example's row", () => {
+    // example n's input is the n-th unit vector: column n of the weight's gradient is its row g
+    const x: NdArray = { dtype: "f32", shape: [4, 4], data: Float64Array.from({ length: 16 }, (_, k) => Number(k % 5 === 0)) };
+    const run = new HostRun(c, { count: 4 }).run("front.stats@4", { x, target: labels([4], 3, random(9)) });
+    const [W, G] = ["grad/fc0.weight", "kfac/fc0.weight/G"].map((slot) => (run[slot] as NdArray).data) as [Float64Array, Float64Array];
+    const outer = Float64Array.from({ length: 25 }, (_, k) => [0, 1, 2, 3].reduce((sum, n) => sum + (W[Math.floor(k / 5) * 4 + n] as number) * (W[(k % 5) * 4 + n] as number) / 4, 0));
+    expect(relative(G, outer)).toBeLessThan(1e-12);
+  });
+});
+
 /** A graph on the device against the evaluator; f32 sums of n random terms lose at most a few √n·2⁻²⁴. */
 async function expectSame(graph: Graph, given: Readonly<Record<string, NdArray>>, allowed = 1e-5): Promise<void> {
   const fields = { ...defaultFields(), seed: 7, step: 3 };
