@@ -4,7 +4,7 @@
  */
 
 /** Bumped when a field changes meaning; the runtime refuses other versions. */
-export const ARTIFACT_VERSION = 1;
+export const ARTIFACT_VERSION = 2;
 
 /** A fault the runtime reports: what, where, what next. Same fields as the compiler's error. */
 export class RuntimeFault extends Error {
@@ -46,13 +46,14 @@ export type RunScalars = { [K in (typeof RUN_KNOBS)[number]["name"]]: number };
 /**
  * The uniform block `run` as kernels see it, in order, 4 bytes each. Besides the knobs: what the host knows per step.
  * `count` = true examples N of the batch(es) since the last update; `keep` = 0 on the first of several accumulated
- * batches, 1 after; `emaBlend` = weight of the new statistics (1/w of the debiased average); `seed`, `step` key the RNG.
+ * batches, 1 after; `emaBlend` = weight of the new statistics (1/w of the debiased average), `scaleBlend` of EKFAC's new scalings; `seed`, `step` key the RNG.
  */
 export const RUN_FIELDS = [
   ...RUN_KNOBS.map((k) => ({ name: k.name as string, dtype: "f32" as const })),
   { name: "count", dtype: "f32" as const },
   { name: "keep", dtype: "f32" as const },
   { name: "emaBlend", dtype: "f32" as const },
+  { name: "scaleBlend", dtype: "f32" as const },
   { name: "correction1", dtype: "f32" as const },
   { name: "correction2", dtype: "f32" as const },
   { name: "seed", dtype: "u32" as const },
@@ -118,10 +119,36 @@ export interface TensorInfo {
   readonly dtype: "f32" | "i32";
 }
 
+/** What one loss takes; `name` is its graph input: `target`, or `target/<output>` where several outputs have a loss. */
+export interface TargetInfo extends TensorInfo {
+  readonly output: string;
+  /** Number of classes if the targets are class numbers; then any number below 0 is a position without a label. */
+  readonly classes: number | null;
+  readonly loss: string;
+  /** Factor in the total loss. */
+  readonly weight: number;
+}
+
+/** Digits of an index, fastest first: [count, stride]. */
+export type Digits = readonly (readonly [number, number])[];
+
+/** Where element (group, out, in) of a matrix form is in a parameter's row-major data: offset + Σ digit · stride. */
+export interface MatrixDigits {
+  readonly offset: number;
+  readonly groups: Digits;
+  readonly out: Digits;
+  readonly in: Digits;
+}
+
 export interface LayerInfo {
-  /** The weight's name. */
+  /** The weight's name; of a part of a weight: with the range behind it. */
   readonly name: string;
   readonly kind: string;
+  /** kronecker: A ⊗ G per group · block: one exact Fisher block per group over its dG·dA numbers. */
+  readonly form: "kronecker" | "block";
+  readonly sharing: "expand" | "reduce";
+  readonly sides: { readonly A: "full" | "diagonal"; readonly G: "full" | "diagonal" };
+  readonly matrix: { readonly weight: MatrixDigits; readonly bias: MatrixDigits | null };
   readonly params: { readonly weight: string; readonly bias: string | null };
   /** Number of uses of the weight. */
   readonly sites: number;
@@ -169,6 +196,8 @@ export interface Artifact {
   readonly target: TensorInfo;
   /** Number of classes if the target is a class number. */
   readonly classes: number | null;
+  /** Every output with a loss; `target`, `classes` and `loss` are those of the first. Absent: it is the only one. */
+  readonly targets?: readonly TargetInfo[];
   readonly outputs: readonly (TensorInfo & { readonly examples: number | null })[];
   readonly params: readonly (TensorInfo & { readonly trainable: boolean })[];
   readonly layers: readonly LayerInfo[];
@@ -176,6 +205,8 @@ export interface Artifact {
   readonly optimizer: "kfac" | "sgd" | "adam";
   readonly loss: string;
   readonly fisher: { readonly kind: string; readonly samples: number };
+  /** How damping enters a layer's inverse: pi on the device; eig and ekfac in eigenbases that the host makes. */
+  readonly inverse: "pi" | "eig" | "ekfac";
   /** The node that mixes the examples of a batch; null: none does, and short batches may be padded. */
   readonly mixes: string | null;
   readonly host: HostOptions;

@@ -16,6 +16,10 @@ export interface Examples {
   readonly count: number;
   readonly inputs: Readonly<Record<string, ExampleArray>>;
   readonly target?: ExampleArray;
+  /** Instead of `target` where several outputs have losses: by output name. */
+  readonly targets?: Readonly<Record<string, ExampleArray>>;
+  /** One per example, ≥ 0; 0 leaves it out. */
+  readonly weight?: Float32Array;
 }
 
 /** Where a run stands in its data: `position` examples of epoch `epoch` are done. */
@@ -95,8 +99,19 @@ function gather({ shape, data }: ExampleArray, indices: Uint32Array): ExampleArr
 /** The batch of examples order[start … start + size), in fresh arrays. Short at the end: its `count` is the true one. */
 export function batchAt(examples: Examples, order: Uint32Array, start: number, size: number): Examples {
   const indices = order.subarray(start, start + size);
-  const inputs = Object.fromEntries(Object.entries(examples.inputs).map(([name, array]) => [name, gather(array, indices)]));
-  return { count: indices.length, inputs, ...(examples.target && { target: gather(examples.target, indices) }) };
+  const all = (arrays: Readonly<Record<string, ExampleArray>>) => Object.fromEntries(Object.entries(arrays).map(([name, array]) => [name, gather(array, indices)]));
+  const { inputs, target, targets, weight } = examples;
+  return {
+    count: indices.length, inputs: all(inputs),
+    ...(target && { target: gather(target, indices) }), ...(targets && { targets: all(targets) }),
+    ...(weight && { weight: Float32Array.from(indices, (index) => weight[index] as number) }),
+  };
+}
+
+/** A batch as a trainer takes it. */
+export function asBatch({ inputs, target, targets, weight }: Examples) {
+  const given = targets ?? target;
+  return { ...inputs, ...(given && { target: given }), ...(weight && { weight }) };
 }
 
 export interface BatchOptions {

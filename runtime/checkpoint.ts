@@ -1,13 +1,13 @@
 /**
  * Checkpoints: one safetensors file with everything that continues a run bit for bit.
  *
- *   param/<name>   opt/m/<name>   opt/v/<name>   kfac/<layer>/{A, G, Ainv, Ginv}   and the host's numbers as metadata
+ *   param/<name>   opt/m/<name>   opt/v/<name>   kfac/<layer>/{A, G, F, Ainv, Ginv, Finv, UA, UG, S}   and the host's numbers as metadata
  */
 import { RuntimeFault, type RunScalars } from "./artifact.js";
 import { decode, encode, type SafeTensor } from "./safetensors.js";
 import type { TrainerCore } from "./state.js";
 
-const FORMAT = "1";
+const FORMAT = "2";
 
 /** State buffers that a checkpoint holds: gradients and statistics in between are not among them. */
 function storedNames(trainer: TrainerCore): { readonly buffer: string; readonly key: string }[] {
@@ -30,7 +30,7 @@ export async function saveCheckpoint(trainer: TrainerCore, run: RunScalars, extr
   return encode(tensors, {
     ...extra, formatVersion: FORMAT, planHash: artifact.hash, model: artifact.name, optimizer: artifact.optimizer, loss: artifact.loss,
     step: String(state.stepCount), seed: String(state.seed), run: JSON.stringify(run), host: JSON.stringify(trainer.host),
-    emaWeight: String(state.emaWeight), statSteps: String(state.statSteps), inverted: String(state.inverted), redo: String(state.redo),
+    emaWeight: String(state.emaWeight), statSteps: String(state.statSteps), scaleWeight: String(state.scaleWeight), inverted: String(state.inverted), redo: String(state.redo),
     scales: JSON.stringify(state.scales), pending: JSON.stringify(pending),
   });
 }
@@ -71,7 +71,7 @@ export function restoreCheckpoint(trainer: TrainerCore, bytes: Uint8Array, weigh
   };
   // everything is read before anything is changed: damaged metadata must not leave half a state behind
   const host = {
-    stepCount: parse<number>("step"), seed: parse<number>("seed"), emaWeight: parse<number>("emaWeight"), statSteps: parse<number>("statSteps"),
+    stepCount: parse<number>("step"), seed: parse<number>("seed"), emaWeight: parse<number>("emaWeight"), statSteps: parse<number>("statSteps"), scaleWeight: parse<number>("scaleWeight"),
     inverted: parse<boolean>("inverted"), redo: parse<boolean>("redo"),
   };
   const scales = parse<number[]>("scales");

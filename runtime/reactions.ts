@@ -44,10 +44,13 @@ export async function settle(t: Reacting, lag: number): Promise<void> {
   }
 }
 
+/** Whether the device has inverses to make; eigenbases come from the host. */
+export const invertsOnDevice = ({ artifact }: TrainerCore): boolean => artifact.plan.entries.refresh !== undefined;
+
 /** Waits until every layer has one clean inverse, raising λ where a pivot fails. @throws RuntimeFault "diverged" */
 export async function firstInverses(t: Reacting, fields: Readonly<Record<string, number>>): Promise<void> {
   // ends: every round raises a layer, and a layer can be raised MAX_RAISES times
-  for (;;) {
+  while (invertsOnDevice(t)) {
     t.program.writeRun(fields);
     t.program.submit(["refresh"]);
     const [clean] = await t.program.read(["clean"]);

@@ -30,6 +30,8 @@ export interface HostState {
   /** Debias weight of the running factors and how many statistics went into them. */
   emaWeight: number;
   statSteps: number;
+  /** EKFAC: debias weight of the scalings in the eigenbases of now. */
+  scaleWeight: number;
   /** Per layer: factor by which a failed inverse raised the damping. */
   readonly scales: number[];
   /** Every layer has had a clean inverse. */
@@ -39,7 +41,7 @@ export interface HostState {
 }
 
 export const newHostState = (artifact: Artifact, seed: number): HostState => ({
-  stepCount: 0, seed, emaWeight: 0, statSteps: 0, scales: artifact.layers.map(() => 1), inverted: false, redo: false,
+  stepCount: 0, seed, emaWeight: 0, statSteps: 0, scaleWeight: 0, scales: artifact.layers.map(() => 1), inverted: false, redo: false,
 });
 
 /** A checked copy of the knobs; assignment outside the range throws. */
@@ -77,4 +79,11 @@ export function nextBlend(state: HostState, decay: number, burnIn: number, debia
   const d = state.stepCount < burnIn ? 1 : decay;
   state.emaWeight = d * state.emaWeight + 1;
   return 1 / state.emaWeight;
+}
+
+/** Weight of EKFAC's scalings of one batch in their running average, which starts anew with the eigenbases. */
+export function nextScaleBlend(state: HostState, decay: number, debias: boolean): number {
+  const first = state.scaleWeight === 0;
+  state.scaleWeight = debias ? decay * state.scaleWeight + 1 : 1;
+  return debias ? 1 / state.scaleWeight : first ? 1 : 1 - decay;
 }

@@ -1,10 +1,12 @@
 /** Batches as users pass them: checked against the model, padded to a compiled batch size. */
-import { type Artifact, RuntimeFault, type TensorInfo } from "./artifact.js";
+import { type Artifact, RuntimeFault, type TargetInfo, type TensorInfo } from "./artifact.js";
 
 export type Tensor = { readonly shape: readonly number[]; readonly data: Float32Array | Int32Array };
+/** By output name, where several outputs have a loss. */
+export type Targets = Readonly<Record<string, Tensor>>;
 /** Inputs by name, `target`, and optionally a weight per example and fixed targets for the Monte-Carlo Fisher. */
 export interface Batch {
-  readonly [name: string]: Tensor | Float32Array | undefined;
+  readonly [name: string]: Tensor | Float32Array | Targets | undefined;
 }
 
 export interface Prepared {
@@ -16,15 +18,23 @@ export interface Prepared {
   readonly weightSum: number;
   /** Absent: every example counts once and none is padding. */
   readonly weight: Float32Array | undefined;
+  /** Inputs, and targets by the names of their graph inputs. */
   readonly arrays: ReadonlyMap<string, Float32Array | Int32Array>;
+  /** Fixed targets for the Fisher by the names of their graph inputs, if there are any. */
+  readonly mcArrays: ReadonlyMap<string, Float32Array | Int32Array> | undefined;
+  /** Those of the first head. */
   readonly mcTargets: Float32Array | Int32Array | undefined;
 }
+
+/** The losses of a program. */
+export const targetsOf = (a: Pick<Artifact, "target" | "targets" | "classes" | "loss" | "outputs">): readonly TargetInfo[] =>
+  a.targets ?? [{ ...a.target, output: a.outputs[0]?.name ?? "", classes: a.classes, loss: a.loss, weight: 1 }];
 
 const product = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1);
 
 const fault = (message: string, where: string, hint?: string): RuntimeFault => new RuntimeFault("bad-data", message, where, hint);
 
-const isTensor = (x: unknown): x is Tensor => typeof x === "object" && x !== null && "data" in x && "shape" in x;
+const isTensor = (x: unknown): x is Tensor => typeof x === "object" && x !== null && "data" in x && "shape" in x && ArrayBuffer.isView(x.data);
 
 /** Copies, checks and pads one batch. @throws RuntimeFault "bad-data". */
 export function prepareBatch(artifact: Artifact, batch: Batch, need: { readonly target: boolean }, forceMask = false): Prepared {
@@ -40,7 +50,11 @@ export function prepareBatch(artifact: Artifact, batch: Batch, need: { readonly 
     throw fault(`the model mixes the examples of a batch in ${artifact.mixes}: ${batch.weight === undefined ? `${count} examples cannot be padded to ${size}` : "they cannot have weights"}`, "batch", `pass whole batches of ${artifact.batches.join(" or ")}`);
   const arrays = new Map<string, Float32Array | Int32Array>();
   for (const info of artifact.inputs) arrays.set(info.name, fit(info, batch[info.name], count, size, info.examples));
-  if (need.target) arrays.set("target", checkLabels(artifact, fit(artifact.target, batch.target, count, size, 0), count));
+  const targets = (key: "target" | "mcTargets") => new Map(targetsOf(artifact).map((info, _, all) => {
+    const name = info.name.replace(/^target/, key);
+    return [name, checkLabels(info, fit({ ...info, name }, targetFor(info, batch[key], all, key), count, size, 0), count)] as const;
+  }));
+  if (need.target) for (const [name, array] of targets("target")) arrays.set(name, array);
   const weights = batch.weight;
   if (weights !== undefined && (!(weights instanceof Float32Array) || weights.length !== count)) throw fault(`weight must be a Float32Array of ${count} numbers`, "weight");
   if (weights?.some((w) => !(w >= 0 && Number.isFinite(w)))) throw fault("weights must be finite and not negative", "weight");
@@ -51,8 +65,16 @@ export function prepareBatch(artifact: Artifact, batch: Batch, need: { readonly 
   }
   const weightSum = weights ? weights.reduce((a, b) => a + b, 0) : count;
   if (!(weightSum > 0)) throw fault("all weights of the batch are 0", "weight");
-  const mc = batch.mcTargets;
-  return { count, batch: size, weightSum, weight, arrays, mcTargets: mc === undefined ? undefined : checkLabels(artifact, fit({ ...artifact.target, name: "mcTargets" }, mc, count, size, 0), count) };
+  const mcArrays = batch.mcTargets === undefined ? undefined : targets("mcTargets");
+  return { count, batch: size, weightSum, weight, arrays, mcArrays, mcTargets: mcArrays && [...mcArrays.values()][0] };
+}
+
+/** One head takes a tensor (or a record of one), several take a record by output name. */
+function targetFor(info: TargetInfo, given: Batch[string], all: readonly TargetInfo[], key: string): Tensor | undefined {
+  if (given === undefined || given instanceof Float32Array) return undefined;
+  if (!isTensor(given)) return (given as Targets)[info.output];
+  if (all.length === 1) return given;
+  throw fault(`${key} is one tensor, ${all.length} outputs have a loss`, key, `pass {${all.map((t) => JSON.stringify(t.output)).join(", ")}}, a tensor each`);
 }
 
 /** The smallest compiled batch that holds `count` examples. */
@@ -62,7 +84,7 @@ function pickBatch(batches: readonly number[], count: number): number {
   return found;
 }
 
-function fit(info: TensorInfo, given: Tensor | Float32Array | undefined, count: number, size: number, examples: number | null): Float32Array | Int32Array {
+function fit(info: TensorInfo, given: Batch[string], count: number, size: number, examples: number | null): Float32Array | Int32Array {
   const where = `tensor "${info.name}"`;
   if (!isTensor(given)) throw fault(`"${info.name}" is missing from the batch`, where);
   const wanted = examples === null ? [...info.shape] : [...info.shape.slice(0, examples), count, ...info.shape.slice(examples)];
@@ -79,30 +101,44 @@ function fit(info: TensorInfo, given: Tensor | Float32Array | undefined, count: 
   return out;
 }
 
-function checkLabels(artifact: Artifact, target: Float32Array | Int32Array, count: number): Float32Array | Int32Array {
-  const { classes } = artifact;
+/** Labels below 0 leave their position out. */
+function checkLabels({ classes, shape }: TargetInfo, target: Float32Array | Int32Array, count: number): Float32Array | Int32Array {
   if (classes === null) return target;
-  const perExample = product(artifact.target.shape);
+  const perExample = product(shape);
   for (let k = 0; k < count * perExample; k++) {
     const label = target[k] as number;
-    if (!(label >= 0 && label < classes)) throw fault(`label ${label} is outside 0 … ${classes - 1}`, `target of example ${Math.floor(k / perExample)} of the batch`, "check the labels, or the number of the model's outputs");
+    if (!(label < classes)) throw fault(`label ${label} is outside 0 … ${classes - 1}`, `target of example ${Math.floor(k / perExample)} of the batch`, "check the labels, or the number of the model's outputs");
   }
   return target;
 }
 
-/** Examples start … start + count of every input. @throws RuntimeFault "bad-data" if an input is missing. */
-export function cutExamples(artifact: Artifact, inputs: Readonly<Record<string, Tensor>>, start: number, count: number): Batch {
-  return Object.fromEntries(artifact.inputs.map((info) => {
-    const t = inputs[info.name];
+/**
+ * Examples start … start + count of every input, and of targets and weights where they are given.
+ *
+ * @throws RuntimeFault "bad-data" if an input is missing.
+ */
+export function cutExamples(artifact: Artifact, given: Batch, start: number, count: number): Batch {
+  const inputs = artifact.inputs.map((info): [string, Tensor] => {
+    const t = given[info.name];
     if (!isTensor(t)) throw fault(`input "${info.name}" is missing`, "predict");
-    if (info.examples === null) return [info.name, t];
-    const outer = product(t.shape.slice(0, info.examples));
-    const inner = product(t.shape.slice(info.examples + 1));
-    const all = t.shape[info.examples] as number;
-    const data = new (info.dtype === "i32" ? Int32Array : Float32Array)(outer * count * inner);
-    for (let k = 0; k < outer; k++) data.set(t.data.subarray((k * all + start) * inner, (k * all + start + count) * inner), k * count * inner);
-    return [info.name, { shape: t.shape.map((n, k) => (k === info.examples ? count : n)), data }];
-  }));
+    return [info.name, info.examples === null ? t : rows(t, info.examples, start, count)];
+  });
+  const targets = (["target", "mcTargets"] as const).flatMap((key): [string, Tensor | Targets][] => {
+    const t = given[key];
+    if (t === undefined || t instanceof Float32Array || artifact.inputs.some((i) => i.name === key)) return [];
+    return [[key, isTensor(t) ? rows(t, 0, start, count) : Object.fromEntries(Object.entries(t as Targets).map(([name, one]) => [name, rows(one, 0, start, count)]))]];
+  });
+  const { weight } = given;
+  return { ...Object.fromEntries([...inputs, ...targets]), ...(weight instanceof Float32Array ? { weight: weight.slice(start, start + count) } : {}) };
+}
+
+function rows(t: Tensor, axis: number, start: number, count: number): Tensor {
+  const outer = product(t.shape.slice(0, axis));
+  const inner = product(t.shape.slice(axis + 1));
+  const all = t.shape[axis] as number;
+  const data = new (t.data instanceof Int32Array ? Int32Array : Float32Array)(outer * count * inner);
+  for (let k = 0; k < outer; k++) data.set(t.data.subarray((k * all + start) * inner, (k * all + start + count) * inner), k * count * inner);
+  return { shape: t.shape.map((n, k) => (k === axis ? count : n)), data };
 }
 
 /** The outputs of several batches, one after the other; those without examples are taken from the first. */

@@ -6,11 +6,12 @@
  */
 import { type Artifact, ARTIFACT_VERSION, HOST_DEFAULTS, type HostOptions, type LayerInfo, type RunScalars, RuntimeFault } from "./artifact.js";
 import { restoreCheckpoint, saveCheckpoint } from "./checkpoint.js";
+import { refreshEigenbases } from "./eigenbases.js";
 import { Fisher } from "./fisher.js";
 import { type HostArray, Program } from "./program.js";
-import { duties, firstInverses, type Reacting, settle, type TrainerEvent } from "./reactions.js";
+import { duties, firstInverses, invertsOnDevice, type Reacting, settle, type TrainerEvent } from "./reactions.js";
 import { Readback } from "./readback.js";
-import { checkedKnobs, type HostState, newHostState, nextBlend, type Pending, type TrainerCore } from "./state.js";
+import { checkedKnobs, type HostState, newHostState, nextBlend, nextScaleBlend, type Pending, type TrainerCore } from "./state.js";
 import { type Batch, cutExamples, joinOutputs, type Prepared, prepareBatch, type Tensor } from "./tensors.js";
 
 export interface StepResult {
@@ -109,13 +110,13 @@ export class Trainer implements TrainerCore, Reacting {
     const loss = this.#task(async () => {
       await settle(this, this.host.readbackLag);
       const { stats, refresh } = duties(this);
-      const fields = { ...this.#fields(run), count: prepared.weightSum, keep: 0, emaBlend: stats ? nextBlend(this.state, run.emaDecay, this.host.burnIn, this.host.emaDebias) : 0 };
+      const fields = { ...this.#fields(run), count: prepared.weightSum, keep: 0, ...this.#blends(run, stats, refresh) };
       const tail = `${prepared.weight ? ".masked" : ""}@${prepared.batch}`;
       this.#upload(prepared);
       this.program.writeRun(fields);
       const front = this.artifact.optimizer === "kfac" ? `front${stats ? ".stats" : ""}${tail}` : `step${tail}`;
       const lossName = `lossSum@${prepared.batch}`;
-      return this.#finishStep(front, refresh, fields, (values) => (values.get(lossName) as Float32Array)[0] as number / prepared.weightSum, [lossName]);
+      return this.#finishStep(front, refresh, fields, (values) => (values.get(lossName) as Float32Array)[0] as number / prepared.weightSum, [lossName], `scale${tail}`);
     });
     return { step, loss: this.#unwrap(loss) };
   }
@@ -159,31 +160,53 @@ export class Trainer implements TrainerCore, Reacting {
       const { refresh } = duties(this);
       const sums = await Promise.all(open.losses);
       const mean = sums.reduce((a, b) => a + b, 0) / open.count;
-      const blend = open.stats ? nextBlend(this.state, run.emaDecay, this.host.burnIn, this.host.emaDebias) : 0;
-      const fields = { ...this.#fields(run), count: open.count, keep: 0, emaBlend: blend };
+      const fields = { ...this.#fields(run), count: open.count, keep: 0, ...this.#blends(run, open.stats, refresh) };
       this.program.writeRun(fields);
       return this.#finishStep(open.stats ? "absorb" : undefined, refresh, fields, () => mean, []);
     });
     return { step, loss: this.#unwrap(loss) };
   }
 
-  /** Submits front, inverses and update in one go; the first inverses are awaited, later ones only reported. */
-  async #finishStep(front: string | undefined, refresh: boolean, fields: Readonly<Record<string, number>>, lossOf: (values: ReadonlyMap<string, HostArray>) => number, read: readonly string[]) {
+  /** Weights of this step's statistics in the running averages; scalings that a refresh starts anew have none yet. */
+  #blends(run: RunScalars, stats: boolean, refresh: boolean): { emaBlend: number; scaleBlend: number } {
+    const { emaDebias, burnIn } = this.host;
+    const scaled = stats && this.artifact.inverse === "ekfac" && this.state.inverted && !refresh;
+    return {
+      emaBlend: stats ? nextBlend(this.state, run.emaDecay, burnIn, emaDebias) : 0,
+      scaleBlend: scaled ? nextScaleBlend(this.state, run.emaDecay, emaDebias) : 0,
+    };
+  }
+
+  /**
+   * Submits front, inverses and update in one go; the first inverses are awaited, later ones only reported. Eigenbases are always awaited;
+   * `scale` then measures EKFAC's scalings of the batch in them.
+   */
+  async #finishStep(front: string | undefined, refresh: boolean, fields: Readonly<Record<string, number>>, lossOf: (values: ReadonlyMap<string, HostArray>) => number, read: readonly string[], scale?: string) {
     const kfac = this.artifact.optimizer === "kfac" && this.layers.length > 0;
     const tail = kfac || !front?.startsWith("step") ? ["back"] : [];
     const fronts = front ? [front] : [];
     const step = this.state.stepCount;
-    await this.program.prepare([...fronts, ...(kfac && (refresh || !this.state.inverted) ? ["refresh"] : []), ...tail]);
-    if (kfac && !this.state.inverted) {
+    const invert = kfac && (refresh || !this.state.inverted);
+    const device = invert && invertsOnDevice(this);
+    const host = invert && this.artifact.inverse !== "pi";
+    const scales = host && scale !== undefined && this.artifact.plan.entries[scale] ? [scale] : [];
+    await this.program.prepare([...fronts, ...(device ? ["refresh"] : []), ...scales, ...tail]);
+    if (invert && this.state.inverted) this.state.redo = false;
+    if (invert && (host || !this.state.inverted)) {
       this.program.submit(fronts);
-      await firstInverses(this, fields);
-      refresh = false;
-      const values = this.#readback.submit(tail, read);
-      this.#push(step, false, values, lossOf);
+      const again = device && this.state.inverted;
+      if (!again) await firstInverses(this, fields);
+      if (host) {
+        await refreshEigenbases(this);
+        this.state.scaleWeight = scales.length > 0 ? 1 : 0;
+        this.program.writeRun({ ...fields, scaleBlend: 1 });
+        this.program.submit(scales);
+        this.program.writeRun(fields);
+      }
+      this.#push(step, again, this.#readback.submit([...(again ? ["refresh"] : []), ...tail], [...read, ...(again ? ["clean"] : [])]), lossOf);
     } else {
-      if (refresh) this.state.redo = false;
-      const values = this.#readback.submit([...fronts, ...(refresh && kfac ? ["refresh"] : []), ...tail], [...read, ...(refresh && kfac ? ["clean"] : [])]);
-      this.#push(step, refresh && kfac, values, lossOf);
+      const values = this.#readback.submit([...fronts, ...(device ? ["refresh"] : []), ...tail], [...read, ...(device ? ["clean"] : [])]);
+      this.#push(step, device, values, lossOf);
     }
     this.state.stepCount++;
     // wrapped, so that the chain of tasks does not wait for the readback

@@ -16,10 +16,12 @@ import { AFTER_GRADIENTS, CANONICAL } from "../ir/passes/index.js";
 import { size } from "../ir/type.js";
 import { type Artifact, ARTIFACT_VERSION, type HostOptions, HOST_DEFAULTS, type LayerInfo, type OrphanInfo, type RunScalars, type TensorInfo } from "../runtime/artifact.js";
 import { columnCount, type FisherOptions } from "./kfac/fisher.js";
-import { type Layer, type LayerKindName, register, type Registration, requireNoOrphans } from "./kfac/layer.js";
+import { type LayerKindName, layerInfo, mapLayer, type Registration, type Sharing } from "./kfac/layer.js";
+import { INVERSES, type InverseForm } from "./kfac/precondition.js";
+import { register, requireNoOrphans } from "./kfac/register.js";
 import { type Loss, type LossKind, targetType } from "./train/loss.js";
 import { rebatched } from "./rebatch.js";
-import { absorbGraph, backGraph, evaluateGraph, frontGraph, type OptimizerKind, predictGraph, refreshGraph, type StepModel, stepGraph } from "./train/step.js";
+import { absorbGraph, backGraph, evaluateGraph, frontGraph, invertsOnDevice, type OptimizerKind, predictGraph, refreshGraph, scaleGraph, type StepModel, stepGraph } from "./train/step.js";
 import type { WeightDecayMode } from "./train/update.js";
 
 /** What a front end (ONNX, DSL, .kir) hands over. The graph has one shape; `forward(batch)` makes it for another batch size. */
@@ -48,6 +50,10 @@ export interface CompileOptions {
   readonly register?: readonly LayerKindName[];
   readonly layerOverride?: Readonly<Record<string, "dense" | "skip">>;
   readonly maxFactor?: number;
+  /** By layer name, `*` for all: positions of a shared weight. Default: the automatic rule of kfac/sharing.ts. */
+  readonly sharing?: Readonly<Record<string, Sharing | "auto">>;
+  /** How damping enters the inverse. Default "pi". */
+  readonly inverse?: InverseForm;
   readonly strict?: boolean;
   readonly host?: Partial<HostOptions>;
   readonly run?: Partial<RunScalars>;
@@ -110,7 +116,7 @@ export function compile(forward: (batch: number) => ForwardModel, options: Compi
 
 /** Factors are state of all batch sizes. @throws CompileError "examples-lost" where another size is registered otherwise. */
 function requireSameLayers(a: StepModel, b: StepModel, large: number, small: number): void {
-  const key = (m: StepModel): string => m.registration.layers.map((l) => `${l.name} ${l.bias?.name} ${l.T} ${l.dA} ${l.dG}`).join();
+  const key = (m: StepModel): string => m.registration.layers.map((l) => `${l.name} ${l.bias?.param.name} ${l.sharing} ${l.groups} ${l.T} ${l.dA} ${l.dG}`).join();
   if (a.optimizer === "kfac" && key(a) !== key(b))
     throw new CompileError("examples-lost", `with ${small} example${small === 1 ? "" : "s"} the model has other layers than with ${large}`, undefined, `leave out the batch of ${small}: shorter batches are padded`);
 }
@@ -144,9 +150,11 @@ export function prepare(source: ForwardModel, options: CompileOptions, notes: st
     ...(options.register ? { kinds: options.register } : {}),
     ...(options.layerOverride ? { override: options.layerOverride } : {}),
     ...(options.maxFactor === undefined ? {} : { maxFactor: options.maxFactor }),
+    ...(options.sharing ? { sharing: options.sharing } : {}),
+    maxBytes: (options.limits ?? PORTABLE).bindingBytes, roots: [z],
   });
   if (!graph.params.some((p) => p.trainable)) throw new CompileError("bad-model", "the model has no trainable parameter", source.name, "check that its weights are initializers or Constant tensors");
-  return { graph, loss: { ...head, z }, registration, optimizer: options.optimizer, fisher: options.fisher, weightDecayMode: options.weightDecayMode };
+  return { graph, loss: { ...head, z }, registration, optimizer: options.optimizer, fisher: options.fisher, inverse: options.inverse ?? INVERSES[0], weightDecayMode: options.weightDecayMode };
 }
 
 /**
@@ -165,10 +173,7 @@ function prepareOne(forward: (batch: number) => ForwardModel, one: ForwardModel,
     };
     const shapes = new Map(graph.results.map((r) => [r.name, r.value.type.shape.join()]));
     if (one.outputs.some((o) => shapes.get(o.name) !== o.value.type.shape.join())) return undefined;
-    const layers = two.registration.layers.map((l): Layer => ({
-      ...l, weight: of(l.weight), bias: l.bias && of(l.bias), weightView: of(l.weightView), biasView: l.biasView && of(l.biasView),
-      input: { ...l.input, value: of(l.input.value) }, output: { ...l.output, value: of(l.output.value) },
-    }));
+    const layers = two.registration.layers.map((l) => mapLayer(l, of));
     notes.push(...said);
     return { ...two, graph, marks, loss: { ...two.loss, z: of(two.loss.z) }, registration: { ...two.registration, layers } };
   } catch (e) {
@@ -206,15 +211,17 @@ function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean): Gen
     if (!kfac) yield [`step${tail}`, stepGraph(m, masked)];
     for (const stats of kfac ? [false, true] : [false]) {
       const name = `${stats ? ".stats" : ""}${tail}`;
-      if (kfac) yield [`front${name}`, frontGraph(m, { stats, masked, accumulate: false })];
-      yield [`gradients${name}`, frontGraph(m, { stats, masked, accumulate: true })];
+      const scaling = stats && m.inverse === "ekfac";
+      if (kfac) yield [`front${name}`, frontGraph(m, { stats, scaling, masked, accumulate: false })];
+      yield [`gradients${name}`, frontGraph(m, { stats, scaling, masked, accumulate: true })];
     }
+    if (kfac && m.inverse === "ekfac" && m.registration.layers.some((l) => l.form === "kronecker")) yield [`scale${tail}`, scaleGraph(m, masked)];
   }
   // state does not depend on the batch: these exist once ("=" keeps their name bare)
   if (largest) {
     if (kfac && m.registration.layers.length > 0) {
       yield ["=absorb", absorbGraph(m)];
-      yield ["=refresh", refreshGraph(m)];
+      if (m.registration.layers.some((l) => invertsOnDevice(m, l))) yield ["=refresh", refreshGraph(m)];
     }
     yield ["=back", backGraph(m)];
   }
@@ -229,11 +236,6 @@ function stateNames(m: StepModel, graphs: ReadonlyMap<string, Graph>): Set<strin
       if (/^(grad|stat|kfac|opt)\//.test(name)) names.add(name);
   return names;
 }
-
-export const layerInfo = (l: Layer): LayerInfo => ({
-  name: l.name, kind: l.kind, params: { weight: l.weight.name, bias: l.bias?.name ?? null }, sites: 1,
-  siteDetails: [{ node: l.node, T: l.T, transposed: false }], T: l.T, groups: 1, dA: l.dA, dG: l.dG,
-});
 
 export const orphanInfo = (r: Registration, optimizer: OptimizerKind): OrphanInfo[] =>
   r.orphans.map((o) => ({ ...o, update: optimizer === "adam" ? "adam" : "sgd-momentum" }));
@@ -261,7 +263,7 @@ function makeArtifact(m: StepModel, source: ForwardModel, options: CompileOption
     outputs: m.graph.results.filter((r) => r.name !== LOGITS).map((r) => tensorInfo(r.name, r.value.type, r.value.type.shape.length > 0 ? 0 : undefined)),
     params: m.graph.params.map((p) => ({ name: p.value.name, shape: p.value.type.shape, dtype: "f32" as const, trainable: p.trainable })),
     layers: m.registration.layers.map(layerInfo), orphans: orphanInfo(m.registration, m.optimizer),
-    optimizer: m.optimizer, fisher: m.fisher, mixes: mixingNode(m), host, run: options.run ?? {},
+    optimizer: m.optimizer, fisher: m.fisher, inverse: m.inverse, mixes: mixingNode(m), host, run: options.run ?? {},
   };
 }
 

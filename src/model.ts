@@ -9,7 +9,10 @@ import type { Loaded } from "./import/model.js";
 export interface OpenOptions {
   readonly shapes?: NonNullable<ImportOptions["shapes"]>;
   readonly batchAxis?: NonNullable<ImportOptions["batchAxis"]>;
+  /** Parameters that stay as they are; "*" stands for any part of a name. */
   readonly freeze?: readonly string[];
+  /** Only these train, unless frozen. */
+  readonly train?: readonly string[];
   readonly outputs?: readonly string[];
   /** Default "train": BatchNormalization nodes exported for training use the statistics of the batch. */
   readonly mode?: ImportOptions["mode"];
@@ -27,8 +30,13 @@ export interface OpenModel {
   readonly loaded?: Loaded;
 }
 
-/** @throws CompileError "missing-data", "bad-model", "unsupported-op" … */
+/** @throws CompileError "missing-data", "bad-model", "unsupported-op" …; "bad-option" for a pattern that matches no parameter */
 export async function openModel(path: string, options: OpenOptions = {}): Promise<OpenModel> {
+  const model = await openAny(path, options);
+  return options.freeze || options.train ? selected(model, options) : model;
+}
+
+async function openAny(path: string, options: OpenOptions): Promise<OpenModel> {
   const kind = extname(path).toLowerCase();
   switch (kind) {
     case ".onnx": return openOnnx(path, options);
@@ -50,4 +58,35 @@ function openOnnx(path: string, options: OpenOptions): OpenModel {
       return { name, graph: made.graph, outputs: made.outputs, weights: made.weights };
     },
   };
+}
+
+/** The model in which only the parameters asked for are trainable. */
+function selected(model: OpenModel, { freeze = [], train }: OpenOptions): OpenModel {
+  const { params } = model.forward(model.fileBatch ?? 2).graph;
+  const names = params.filter((p) => p.trainable).map((p) => p.value.name);
+  const all = params.map((p) => p.value.name);
+  for (const [flag, patterns] of [["freeze", freeze], ["train", train ?? []]] as const)
+    for (const pattern of patterns)
+      if (!all.some(nameMatcher([pattern])))
+        throw new CompileError("bad-option", `no parameter matches "${pattern}"`, `--${flag}`, `* stands for any part of a name; the model has ${all.slice(0, LISTED).join(", ")}${all.length > LISTED ? ", …" : ""}`);
+  const frozen = nameMatcher(freeze);
+  const chosen = train && nameMatcher(train);
+  const trains = new Set(names.filter((name) => !frozen(name) && (!chosen || chosen(name))));
+  if (trains.size === 0) throw new CompileError("bad-option", "nothing is left to train", train ? "--train" : "--freeze", "--freeze wins over --train; tables and running statistics never train");
+  return {
+    ...model,
+    forward(batch) {
+      const made = model.forward(batch);
+      return { ...made, graph: { ...made.graph, params: made.graph.params.map((p) => ({ ...p, trainable: trains.has(p.value.name) })) } };
+    },
+  };
+}
+
+/** Names that a message lists. */
+const LISTED = 20;
+
+/** Whether a name is one of some patterns, in which "*" stands for anything. */
+function nameMatcher(patterns: readonly string[]): (name: string) => boolean {
+  const tests = patterns.map((p) => new RegExp(`^${p.split("*").map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join(".*")}$`));
+  return (name) => tests.some((t) => t.test(name));
 }

@@ -1,7 +1,8 @@
 /** Every knob of the command line in one table: flags, help and checks are made from it. */
+import { INVERSES } from "./kfac/precondition.js";
 import { CompileError } from "../ir/error.js";
 import { HOST_DEFAULTS, RUN_KNOBS } from "../runtime/artifact.js";
-import { LOSS_ALIASES, LOSSES } from "./train/loss.js";
+import { FISHER_KINDS, LOSS_ALIASES, LOSSES } from "./train/loss.js";
 
 export const GROUPS = ["model", "compile", "optimiser", "statistics", "data", "training", "output"] as const;
 export type Group = (typeof GROUPS)[number];
@@ -52,19 +53,23 @@ const hostFlags: readonly Flag[] = [
 
 export const FLAGS: readonly Flag[] = [
   { name: "freeze", group: "model", kind: "list", value: "NAME", doc: "leave these weights as they are; * stands for any part of a name" },
+  { name: "train", group: "model", kind: "list", value: "NAME", doc: "only these weights train, unless --freeze names them; * stands for any part of a name", defaultDoc: "all" },
   { name: "output", group: "model", kind: "list", value: "NAME", doc: "use these values of the graph as its outputs, and leave out what they do not need" },
   { name: "shape", group: "model", kind: "list", value: "NAME=1,3,32,32", doc: "whole shape of an input whose axes the file leaves open" },
   { name: "batch-axis", group: "model", kind: "list", value: "NAME=AXIS", doc: "axis of an input that carries examples; -1: none", defaultDoc: "the leading one" },
 
-  { name: "loss", group: "compile", kind: "choice", choices: [...new Set([...LOSSES, ...Object.keys(LOSS_ALIASES)])], doc: "loss on the first output; mse is the mean over outputs, half-sse half their sum", defaultDoc: "what a softmax or sigmoid at the end implies" },
+  { name: "loss", group: "compile", kind: "list", value: `[OUTPUT=]${[...new Set([...LOSSES, ...Object.keys(LOSS_ALIASES)])].join("|")}`, doc: "loss on an output, else on the first; mse is the mean over outputs, half-sse half their sum", defaultDoc: "what the model file names, or a softmax or sigmoid at the end implies" },
+  { name: "loss-weight", group: "compile", kind: "list", value: "OUTPUT=w", doc: "factor of an output's loss in the total; 0: no loss there", defaultDoc: "1" },
   { name: "optimizer", group: "compile", kind: "choice", choices: ["kfac", "sgd", "adam"], doc: "how parameters move; without a layer they move by momentum, or by adam", default: "kfac" },
   { name: "batch", group: "compile", kind: "text", value: "N[,N…]", doc: "examples per step; the first trains, others are for smaller batches", unit: "examples", default: "64" },
-  { name: "fisher", group: "compile", kind: "choice", choices: ["mc", "exact", "empirical"], doc: "targets behind G: sampled from the model, all of them, or the data's own (not the Fisher)", default: "mc" },
-  { name: "fisher-samples", group: "compile", kind: "integer", doc: "sampled targets per example", unit: "samples", range: [1, 1024], default: 1 },
+  { name: "fisher", group: "compile", kind: "choice", choices: FISHER_KINDS, doc: "what is sent back for G: targets sampled from the model, all of them, the data's own (not the Fisher), or random signs (cp: curvature propagation)", default: "mc" },
+  { name: "fisher-samples", group: "compile", kind: "integer", doc: "sampled targets, or signs, per example", unit: "samples", range: [1, 1024], default: 1 },
   { name: "weight-decay-mode", group: "compile", kind: "choice", choices: ["l2", "decoupled"], doc: "decay as part of the gradient, or straight on the weights", default: "l2" },
-  { name: "register", group: "compile", kind: "list", value: "KIND,…", doc: "only these kinds become layers: dense, conv, convT", defaultDoc: "all" },
+  { name: "register", group: "compile", kind: "list", value: "KIND,…", doc: "only these kinds become layers: dense, conv, convT, embed, norm", defaultDoc: "all" },
   { name: "layer", group: "compile", kind: "list", value: "NAME=dense|skip", doc: "treat this weight as a dense layer, or not as a layer" },
-  { name: "max-factor", group: "compile", kind: "integer", doc: "weights with a factor of more rows are not registered", unit: "rows", range: [1, 65536], default: 5120 },
+  { name: "sharing", group: "compile", kind: "list", value: "[NAME=]expand|reduce|auto", doc: "positions of a weight that is used at several: rows apart, or averaged per example; auto reduces where only their sum or mean reaches the loss", defaultDoc: "auto" },
+  { name: "inverse", group: "compile", kind: "choice", choices: INVERSES, doc: "how damping enters: split between A and G by their traces (pi), exactly in their eigenbases (eig), or there with the gradient's second moments (ekfac); eigenbases are made on the host in float64", default: "pi" },
+  { name: "max-factor", group: "compile", kind: "integer", doc: "a factor of more rows is kept as its diagonal", unit: "rows", range: [1, 65536], default: 5120 },
   { name: "strict", group: "compile", kind: "switch", doc: "a parameter without a layer is an error", default: false },
   { name: "standalone", group: "output", kind: "switch", doc: "put the runtime into the folder, so that it needs no installed kfacc", defaultDoc: "if kfacc is not found from the folder" },
 
@@ -72,7 +77,8 @@ export const FLAGS: readonly Flag[] = [
   ...hostFlags,
 
   { name: "data", short: "d", group: "data", kind: "text", value: "PATH", doc: "folder or file with IDX images (MNIST), .npz, .csv or .csv.gz" },
-  { name: "target", group: "data", kind: "text", value: "COLUMN", doc: "target column(s) of a .csv by name or index, target array of a .npz", defaultDoc: "the last column; y" },
+  { name: "target", group: "data", kind: "list", value: "[OUTPUT=]COLUMN", doc: "target column(s) of a .csv by name or index, target array of a .npz; of an output, where several have a loss", defaultDoc: "the last column; y, or the output's name" },
+  { name: "example-weight", group: "data", kind: "text", value: "COLUMN", doc: "column of a .csv or array of a .npz with a weight per example; 0 leaves an example out", defaultDoc: "all count once" },
   { name: "scale", group: "data", kind: "number", doc: "multiplies the inputs", unit: "factor", defaultDoc: "1/255 for images of bytes, else 1" },
   { name: "split", group: "data", kind: "choice", choices: ["train", "test"], doc: "which half of a data set that holds both", defaultDoc: "train to train, else test" },
   { name: "val", group: "data", kind: "number", doc: "held out for validation; 0: none", unit: "fraction of the examples", range: [0, 0.99], default: 0.1 },
@@ -161,7 +167,9 @@ export class Settings {
   }
 
   list(name: string): readonly string[] {
-    return (this.given[name] ?? []) as readonly string[];
+    // of a checkpoint made when the flag could be given once
+    const value = this.given[name];
+    return typeof value === "string" ? [value] : ((value ?? []) as readonly string[]);
   }
 
   /** @throws CompileError "usage" if the flag was not given. */

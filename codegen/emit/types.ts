@@ -1,5 +1,5 @@
 /** `index.d.ts` of a generated module: batches with the model's own names and shapes. */
-import type { Artifact, TensorInfo } from "../../runtime/artifact.js";
+import type { Artifact, TargetInfo, TensorInfo } from "../../runtime/artifact.js";
 
 /** A name as a key of an object literal. */
 export const property = (name: string): string => (/^[A-Za-z_$][A-Za-z0-9_$]*$/.test(name) ? name : JSON.stringify(name));
@@ -25,10 +25,23 @@ const spellDims = (shape: readonly number[], examples: number | null): string =>
   return `[${dims.join(", ")}]`;
 };
 
+type Target = Omit<TargetInfo, "output" | "weight">;
+
+/** What a target holds, in words: shape, classes, and how a position is left out. */
+export const spellTarget = ({ shape, classes }: Target): string =>
+  `${spellDims(shape, 0)}${classes === null ? "" : `, classes 0 … ${classes - 1}; below 0: no label, no loss`}`;
+
+/** One target is a tensor, several are tensors by output. */
+function targetMember(artifact: Artifact): string {
+  const { target, targets = [], classes, loss } = artifact;
+  if (targets.length < 2) return member({ ...target, name: "target" }, 0, spellTarget({ ...target, classes, loss }));
+  const each = targets.map((t) => `  ${member({ ...t, name: t.output }, 0, `${spellTarget(t)}; ${oneLine(t.loss)}${t.weight === 1 ? "" : `, times ${t.weight}`}`).replaceAll("\n", "\n  ")}`);
+  return `  /** By output. */\n  readonly target: {\n${each.join("\n")}\n  };`;
+}
+
 /** @param runtime module specifier of the runtime. */
 export function moduleTypes(artifact: Artifact, runtime: string): string {
-  const { inputs, outputs, target, classes, params } = artifact;
-  const targetDoc = `${spellDims(target.shape, 0)}${classes === null ? "" : `, classes 0 … ${classes - 1}`}`;
+  const { inputs, outputs, params, targets = [] } = artifact;
   return `// Types of the training program of ${oneLine(artifact.name)}. Made by kfacc compile; changes are lost when it runs again.
 import type { Fisher, LayerInfo, Metrics, RunScalars, StepResult, Tensor } from "${runtime}";
 
@@ -44,11 +57,11 @@ ${inputs.map((i) => member(i, i.examples, spellDims(i.shape, i.examples))).join(
 };
 
 export type Batch = Inputs & {
-${member({ ...target, name: "target" }, 0, targetDoc)}
+${targetMember(artifact)}
   /** A weight per example; 0 leaves it out. */
   readonly weight?: Float32Array;
   /** Targets for the sampled Fisher, instead of random ones. */
-  readonly mcTargets?: Tensor;
+  readonly mcTargets?: ${targets.length < 2 ? "Tensor" : `{ ${targets.map((t) => `readonly ${property(t.output)}: Tensor`).join("; ")} }`};
 };
 
 export type Outputs = {

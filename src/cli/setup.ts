@@ -2,10 +2,12 @@
 import { CompileError } from "../../ir/error.js";
 import { type HostOptions, RUN_KNOBS, type RunScalars } from "../../runtime/artifact.js";
 import { COMPILE_DEFAULTS, type CompileOptions } from "../compile.js";
-import { LAYER_KINDS, type LayerKindName } from "../kfac/layer.js";
+import type { InverseForm } from "../kfac/precondition.js";
+import { LAYER_KINDS, type LayerKindName, type Sharing } from "../kfac/layer.js";
 import { type OpenModel, openModel } from "../model.js";
 import { kebab, LEARNING_RATES, type Settings } from "../options.js";
-import { parseLoss } from "../train/loss.js";
+import { type HeadSpec, parseHeads } from "../train/heads.js";
+import type { FisherKind, LossKind } from "../train/loss.js";
 
 /** `NAME=VALUE`; the name may hold "=" itself. */
 function pair(flag: string, text: string): readonly [string, string] {
@@ -26,7 +28,7 @@ export function openFor(path: string, s: Settings, mode: "train" | "eval" = "tra
   return openModel(path, {
     mode,
     ...(Object.keys(shapes).length > 0 ? { shapes } : {}), ...(Object.keys(batchAxis).length > 0 ? { batchAxis } : {}),
-    ...(s.has("freeze") ? { freeze: s.list("freeze") } : {}), ...(s.has("output") ? { outputs: s.list("output") } : {}),
+    ...(s.has("freeze") ? { freeze: s.list("freeze") } : {}), ...(s.has("train") ? { train: s.list("train") } : {}), ...(s.has("output") ? { outputs: s.list("output") } : {}),
   });
 }
 
@@ -35,8 +37,19 @@ export const batchesOf = (s: Settings): readonly number[] => integers("batch", s
 
 
 
+const SHARINGS: readonly string[] = ["expand", "reduce", "auto"];
+
+/** `expand` for all layers, `NAME=expand` for one. */
+function sharingRules(texts: readonly string[]): Readonly<Record<string, Sharing | "auto">> {
+  return Object.fromEntries(texts.map((text) => {
+    const [name, rule] = text.includes("=") ? pair("sharing", text) : ["*", text];
+    if (!SHARINGS.includes(rule)) throw new CompileError("bad-option", `"${rule}" is none of ${SHARINGS.join(", ")}`, `--sharing ${text}`);
+    return [name, rule as Sharing | "auto"];
+  }));
+}
+
 /** What `register` needs to know; no loss among it. */
-export function registerOptions(s: Settings): Pick<CompileOptions, "register" | "layerOverride" | "maxFactor" | "strict"> {
+export function registerOptions(s: Settings): Pick<CompileOptions, "register" | "layerOverride" | "sharing" | "maxFactor" | "strict"> {
   const kinds = s.list("register").flatMap((t) => t.split(","));
   for (const k of kinds) if (!LAYER_KINDS.includes(k as LayerKindName)) throw new CompileError("bad-option", `no layer kind "${k}"`, "--register", `one of ${LAYER_KINDS.join(", ")}`);
   const rules = s.list("layer").map((t) => pair("layer", t));
@@ -44,6 +57,7 @@ export function registerOptions(s: Settings): Pick<CompileOptions, "register" | 
   return {
     ...(kinds.length > 0 ? { register: kinds as LayerKindName[] } : {}),
     ...(rules.length > 0 ? { layerOverride: Object.fromEntries(rules) as Record<string, "dense" | "skip"> } : {}),
+    ...(s.has("sharing") ? { sharing: sharingRules(s.list("sharing")) } : {}),
     maxFactor: s.number("max-factor"), strict: s.on("strict"),
   };
 }
@@ -59,14 +73,22 @@ export function runScalars(s: Settings): RunScalars {
   return { ...(Object.fromEntries(values) as RunScalars), lr };
 }
 
+/** A loss for the first output alone is `loss`; anything else `losses`. */
+export function lossOptions(s: Settings): { readonly loss?: LossKind; readonly losses?: readonly HeadSpec[] } {
+  const specs = parseHeads(s.list("loss"), s.list("loss-weight"));
+  const [only] = specs;
+  if (specs.length === 1 && only?.output === undefined && typeof only?.kind === "string") return { loss: only.kind };
+  return specs.length === 0 ? {} : { losses: specs };
+}
+
 export function compileOptions(s: Settings): CompileOptions {
-  const loss = s.text("loss");
   return {
     ...COMPILE_DEFAULTS, ...registerOptions(s),
-    ...(loss === undefined ? {} : { loss: parseLoss(loss) }),
+    ...lossOptions(s),
     optimizer: s.text("optimizer") as CompileOptions["optimizer"],
     batches: batchesOf(s),
-    fisher: { kind: s.text("fisher") as "mc" | "exact" | "empirical", samples: s.number("fisher-samples") },
+    fisher: { kind: s.text("fisher") as FisherKind, samples: s.number("fisher-samples") },
+    inverse: s.text("inverse") as InverseForm,
     weightDecayMode: s.text("weight-decay-mode") as CompileOptions["weightDecayMode"],
     host: hostOptions(s),
     // defaults are left out: a program does not change with the table of defaults

@@ -19,11 +19,22 @@ export function layerTable(layers: readonly LayerInfo[], orphans: readonly Orpha
   const parts = [];
   if (layers.length > 0)
     parts.push(table(["layer", "kind", "weight", "bias", "T", "A", "G", "node"],
-      layers.map((l) => [l.name, l.kind, shape(l.params.weight), l.params.bias ?? "–", l.T, `${l.dA}×${l.dA}`, `${l.dG}×${l.dG}`, l.siteDetails.map((d) => d.node).join(", ")])));
+      layers.map((l) => [l.name, l.kind, shape(l.params.weight), l.params.bias ?? "–", l.T, ...factorCells(l), spellSites(l)])));
   if (orphans.length > 0)
     parts.push(`without a layer:\n${table(["parameter", "shape", "update", "why"], orphans.map((o) => [o.param, shape(o.param), o.update, o.reason]))}`);
   if (parts.length === 0) parts.push("no trainable parameter");
   return parts.join("\n\n");
 }
+
+/** `26×26`; `diagonal 30522`; with several groups `16 of 9×9`; a block layer has one small block per group. */
+function factorCells(l: LayerInfo): [string, string] {
+  const groups = l.groups > 1 ? `${l.groups} of ` : "";
+  if (l.form === "block") return [`block ${groups}${l.dA * l.dG}×${l.dA * l.dG}`, "–"];
+  const side = (d: number, form: string): string => `${groups}${form === "diagonal" ? `diagonal ${d}` : `${d}×${d}`}`;
+  return [side(l.dA, l.sides.A), side(l.dG, l.sides.G)];
+}
+
+const spellSites = (l: LayerInfo): string =>
+  `${l.siteDetails.map((d) => `${d.node}${d.transposed ? " transposed" : ""}`).join(", ")}${l.sharing === "reduce" ? " (reduce)" : ""}`;
 
 export const layersJson = (layers: readonly LayerInfo[], orphans: readonly OrphanInfo[]): object => ({ layers, orphans });

@@ -10,8 +10,8 @@ import { type Io, requireWritable } from "./io.js";
 import { openData, openProgram, withTrainer } from "./program.js";
 import { table } from "./table.js";
 
-export const spellMetrics = (m: Metrics): string =>
-  `loss ${m.loss.toPrecision(5)}${m.accuracy === undefined ? "" : `, accuracy ${(100 * m.accuracy).toFixed(2)} %`}`;
+export const spellMetrics = (m: Metrics & { readonly losses?: Readonly<Record<string, number>> }): string =>
+  `loss ${m.loss.toPrecision(5)}${m.losses ? ` (${Object.entries(m.losses).map(([name, l]) => `${name} ${l.toPrecision(5)}`).join(", ")})` : ""}${m.accuracy === undefined ? "" : `, accuracy ${(100 * m.accuracy).toFixed(2)} %`}`;
 
 export async function evaluateCommand(path: string, s: Settings, io: Io): Promise<void> {
   s.required("data");

@@ -14,15 +14,23 @@ export interface CsvOptions {
   readonly targets: (columns: number) => number;
   /** Whether target cells may be text. */
   readonly text: boolean;
+  /** Further groups of columns that are no inputs: targets of other outputs, weights. `flag` is what named them. */
+  readonly more?: readonly { readonly target: string; readonly text: boolean; readonly flag: string }[];
 }
 
-export interface CsvTable {
+/** Columns that are no inputs. */
+export interface CsvGroup {
+  /** [examples, columns] float64; for text: the index into `texts`. */
+  readonly targets: RawArray;
+  /** The distinct text labels in code-unit order, if they are text. */
+  readonly texts?: readonly string[];
+}
+
+export interface CsvTable extends CsvGroup {
   /** [examples, features] float32 */
   readonly features: RawArray;
-  /** [examples, targets] float64; for text: the index into `texts`. */
-  readonly targets: RawArray;
-  /** The distinct text labels in code-unit order, if the target is text. */
-  readonly texts?: readonly string[];
+  /** As `more` of the options asks. */
+  readonly more: readonly CsvGroup[];
   /** Names of the classes 0, 1, … where the first line gives them. */
   readonly classNames?: readonly string[];
   readonly columns: readonly string[];
@@ -48,8 +56,9 @@ export function parseCsv(file: Uint8Array, where: string, options: CsvOptions): 
   const sklearn = second !== undefined && isPreamble(first, second);
   const named = !sklearn && isHeader(first, second);
   const columns = named ? first : (sklearn ? second : first).map((_, i) => String(i));
-  const targetColumns = pickTargets(columns, options, where);
-  const featureColumns = columns.flatMap((_, i) => (targetColumns.includes(i) ? [] : [i]));
+  const groups = pickGroups(columns, options, where);
+  const groupOf = columns.map((_, i) => groups.find((g) => g.columns.includes(i)));
+  const featureColumns = columns.flatMap((_, i) => (groupOf[i] ? [] : [i]));
 
   // Every cell takes at least its delimiter, so no file can make us allocate more than a few times its own length.
   const capacity = Math.min(
@@ -57,11 +66,9 @@ export function parseCsv(file: Uint8Array, where: string, options: CsvOptions): 
     Math.ceil((bytes.length + 1) / columns.length),
   );
   const features = new Float32Array(capacity * featureColumns.length);
-  const targets = new Float64Array(capacity * targetColumns.length);
+  const numbers = new Map(groups.map((g) => [g, new Float64Array(capacity * g.columns.length)]));
   const lines = new Uint32Array(capacity);
-  const place = columns.map((_, i) => (targetColumns.includes(i) ? targetColumns.indexOf(i) : featureColumns.indexOf(i)));
-  const isTarget = columns.map((_, i) => targetColumns.includes(i));
-  const texts = new Map<string, number>();
+  const place = columns.map((_, i) => (groupOf[i]?.columns ?? featureColumns).indexOf(i));
   const cells = new Cells(bytes, delimiter, where);
   if (cells.more() && (named || sklearn)) cells.row();
   let count = 0;
@@ -70,28 +77,31 @@ export function parseCsv(file: Uint8Array, where: string, options: CsvOptions): 
     for (let column = 0; column === 0 || !cells.rowDone; column++) {
       if (column >= columns.length) throw cells.bad(`more than ${columns.length} columns`);
       cells.next();
-      const asTarget = isTarget[column] as boolean;
+      const group = groupOf[column];
       let value = cells.value();
       if (value === undefined && cells.text() === "") throw notANumber(cells, columns[column] as string);
-      if (asTarget && options.text && (value === undefined) !== texts.size > 0 && count > 0)
+      if (group?.text && (value === undefined) !== group.texts.size > 0 && count > 0)
         throw cells.bad(
           `label "${cells.text()}" is ${value === undefined ? "text" : "a number"}, those before are not`,
           "labels are all numbers or all text",
         );
-      if (value === undefined && asTarget && options.text) value = intern(texts, cells.text());
+      if (value === undefined && group?.text) value = intern(group.texts, cells.text());
       if (value === undefined) throw notANumber(cells, columns[column] as string);
       if (!Number.isFinite(Math.fround(value)))
         throw cells.bad(`column "${columns[column]}": ${cells.text().slice(0, 60)} is too large for float32`, "rescale the column");
-      if (asTarget) targets[count * targetColumns.length + (place[column] as number)] = value;
+      if (group) (numbers.get(group) as Float64Array)[count * group.columns.length + (place[column] as number)] = value;
       else features[count * featureColumns.length + (place[column] as number)] = value;
       if (cells.rowDone && column + 1 < columns.length) throw cells.bad(`${column + 1} columns, ${columns.length} expected`);
     }
   }
-  if (texts.size > 0) sortTexts(texts, targets.subarray(0, count));
+  const made = groups.map((g): CsvGroup => {
+    const [{ texts }, data] = [g, (numbers.get(g) as Float64Array).subarray(0, count * g.columns.length)];
+    if (texts.size > 0) sortTexts(texts, data);
+    return { targets: { shape: [count, g.columns.length], data, where }, ...(texts.size > 0 && { texts: [...texts.keys()].sort() }) };
+  });
   return {
+    ...(made[0] as CsvGroup), more: made.slice(1),
     features: { shape: [count, featureColumns.length], data: features.subarray(0, count * featureColumns.length), where },
-    targets: { shape: [count, targetColumns.length], data: targets.subarray(0, count * targetColumns.length), where },
-    ...(texts.size > 0 && { texts: [...texts.keys()].sort() }),
     ...(sklearn && { classNames: first.slice(2) }),
     columns,
     lines: lines.subarray(0, count),
@@ -142,15 +152,31 @@ const isName = (cell: string): boolean => !isNumber(cell) && !/^(|na|n\/a|nan|nu
 const isHeader = (first: readonly string[], second: readonly string[] | undefined): boolean =>
   first.some((cell, i) => isName(cell) && (isNumber(second?.[i] ?? "") || first.every((other) => !isNumber(other))));
 
-function pickTargets(columns: readonly string[], { target, targets }: CsvOptions, where: string): readonly number[] {
-  const find = (name: string): number => {
+interface Group {
+  readonly columns: readonly number[];
+  readonly text: boolean;
+  /** Text labels in the order of their appearance. */
+  readonly texts: Map<string, number>;
+}
+
+/** The columns of the targets, then those of every further group. */
+function pickGroups(columns: readonly string[], { target, targets, text, more = [] }: CsvOptions, where: string): Group[] {
+  const find = (name: string, flag: string): number => {
     const byName = columns.indexOf(name);
     const index = Number(name);
     const at = byName >= 0 ? byName : name !== "" && Number.isInteger(index) ? (index < 0 ? index + columns.length : index) : -1;
     if (at >= 0 && at < columns.length) return at;
     const list = columns.slice(0, 20).join(", ") + (columns.length > 20 ? ", …" : "");
-    throw new CompileError("bad-option", `no column "${name}"`, `--target, ${where}`, `columns: ${list}`);
+    throw new CompileError("bad-option", `no column "${name}"`, `${flag}, ${where}`, `columns: ${list}`);
   };
-  if (target === undefined) return columns.map((_, i) => i).slice(Math.max(0, columns.length - targets(columns.length)));
-  return columns.includes(target) ? [find(target)] : [...new Set(target.split(",").map((name) => find(name.trim())))];
+  const named = (list: string, flag: string): number[] =>
+    columns.includes(list) ? [find(list, flag)] : [...new Set(list.split(",").map((name) => find(name.trim(), flag)))];
+  const others = more.map((m) => ({ columns: named(m.target, m.flag), text: m.text, texts: new Map<string, number>(), flag: m.flag }));
+  const taken = others.flatMap((g) => g.columns);
+  const free = columns.flatMap((_, i) => (taken.includes(i) ? [] : [i]));
+  const own = target === undefined ? free.slice(Math.max(0, free.length - targets(free.length))) : named(target, "--target");
+  const all = [...own, ...taken];
+  const twice = all.find((c, i) => all.indexOf(c) !== i);
+  if (twice !== undefined) throw new CompileError("bad-option", `column "${columns[twice]}" is named for two things`, `--target, ${where}`, "a column is one output's target, or the weights");
+  return [{ columns: own, text, texts: new Map<string, number>() }, ...others];
 }

@@ -1,13 +1,14 @@
 /** A data set fitted to a model: whatever the file, arrays of the model's inputs and targets, checked. */
 import { basename, dirname } from "node:path";
 import { CompileError } from "../../ir/error.js";
-import { type DType, size, spellShape } from "../../ir/type.js";
-import type { ExampleArray, Examples } from "../../runtime/batches.js";
+import { type DType, size } from "../../ir/type.js";
+import { batchAt, type ExampleArray, type Examples } from "../../runtime/batches.js";
 import { kindOf, readFileOr } from "../files.js";
 import { parseCsv } from "./csv.js";
-import { classLabels, fit, fits, type LabelSpec, placeOf, textLabels } from "./fit.js";
+import { exampleWeights, fit, type LabelSpec } from "./fit.js";
 import { findIdxPair, idxPairOf, isIdxImages, parseIdx, type RawArray, readMaybeGzip } from "./idx.js";
 import { npzNames, parseNpz } from "./npz.js";
+import { fitTarget, type LoadedTarget, targetNames, type TargetSpec } from "./targets.js";
 
 export interface InputSpec {
   readonly name: string;
@@ -20,8 +21,12 @@ export interface DataOptions {
   readonly inputs: readonly InputSpec[];
   /** What the loss wants; absent: targets are not read. */
   readonly labels?: LabelSpec | undefined;
-  /** Target column(s) of a .csv, target array of a .npz. */
-  readonly target?: string | undefined;
+  /** Instead of `labels`: every output with a loss. Several give the data set's `targets`, by output. */
+  readonly heads?: readonly TargetSpec[] | undefined;
+  /** Target column(s) of a .csv, target array of a .npz; for several heads a list of OUTPUT=COLUMN. */
+  readonly target?: string | readonly string[] | undefined;
+  /** Column of a .csv, array of a .npz with a weight per example. */
+  readonly exampleWeight?: string | undefined;
   /** Multiplies float inputs. Default: 1/255 for images of bytes, else 1. */
   readonly scale?: number | undefined;
   /** Which half of a folder or file that holds both. Default "train". */
@@ -40,10 +45,12 @@ export interface Dataset extends Examples {
 /** Arrays as the file has them, paired with the inputs they are for. */
 interface Loaded {
   readonly inputs: readonly (readonly [InputSpec, RawArray])[];
-  readonly target?: RawArray | undefined;
-  readonly texts?: readonly string[] | undefined;
-  readonly classNames?: readonly string[] | undefined;
+  /** One for each head. */
+  readonly targets: readonly LoadedTarget[];
+  readonly weight?: RawArray | undefined;
 }
+
+const headsOf = ({ heads, labels }: DataOptions): readonly TargetSpec[] => heads ?? [{ labels }];
 
 const FORMATS = "a folder with IDX files (MNIST), an IDX images file, a .npz or a .csv (.csv.gz)";
 
@@ -82,17 +89,21 @@ function onlyInput({ inputs }: DataOptions, where: string): InputSpec {
 
 async function loadIdx(path: string, folder: boolean, options: DataOptions): Promise<Loaded> {
   const input = onlyInput(options, `--data "${path}"`);
+  const [head, ...others] = headsOf(options) as readonly [TargetSpec, ...TargetSpec[]];
+  const labels = head.labels;
+  if (labels && others.length > 0) throw new CompileError("bad-data", `this format holds one target, the model takes ${others.length + 1}`, `--data "${path}"`, "use a .npz");
+  if (options.exampleWeight !== undefined) throw new CompileError("bad-option", "this format holds no weights", "--example-weight", "use a .npz or a .csv");
   const pair = folder ? await findIdxPair(path, options.split ?? "train") : await idxPairOf(dirname(path), basename(path));
   const read = async (file: string): Promise<RawArray> => parseIdx(await readMaybeGzip(file), `file "${file}"`);
-  const target = options.labels !== undefined && pair.labels !== undefined ? await read(pair.labels) : undefined;
-  if (options.labels?.kind === "classes" && target === undefined)
+  const raw = labels !== undefined && pair.labels !== undefined ? await read(pair.labels) : undefined;
+  if (labels?.kind === "classes" && raw === undefined)
     throw new CompileError(
       "missing-data",
       "no labels beside the images",
       `file "${pair.images}"`,
       "put the …-labels-idx1-ubyte file (or .gz) of the same prefix there",
     );
-  return { inputs: [[input, await read(pair.images)]], target };
+  return { inputs: [[input, await read(pair.images)]], targets: [{ raw }] };
 }
 
 async function loadNpz(path: string, options: DataOptions): Promise<Loaded> {
@@ -113,12 +124,22 @@ async function loadNpz(path: string, options: DataOptions): Promise<Loaded> {
   const chosen = options.inputs.map(({ name }) =>
     pick(`input "${name}"`, options.inputs.length === 1 ? [name, "x", "X", `x_${split}`, `X_${split}`] : [name]),
   );
-  if (options.target !== undefined && !names.includes(options.target))
-    throw new CompileError("bad-option", `no array "${options.target}"`, `--target, ${where}`, `it holds ${names.join(", ")}`);
-  const candidates = options.target === undefined ? ["y", "Y", `y_${split}`, "target"] : [options.target];
-  const optional = options.labels?.kind === "values" && !candidates.some((name) => names.includes(name));
-  const target = options.labels === undefined || optional ? undefined : pick("the target", candidates);
-  const arrays = parseNpz(bytes, where, (name) => name === target || chosen.includes(name));
+  const known = (name: string, flag: string): string => {
+    if (names.includes(name)) return name;
+    throw new CompileError("bad-option", `no array "${name}"`, `${flag}, ${where}`, `it holds ${names.join(", ")}`);
+  };
+  const heads = headsOf(options);
+  const given = targetNames(heads, options.target);
+  const targets = heads.map(({ output = "", labels }, k) => {
+    const named = given[k];
+    if (named !== undefined) known(named, "--target");
+    const several = [output, `target/${output}`, `target_${output}`, `y_${output}`];
+    const candidates = named !== undefined ? [named] : heads.length > 1 ? several : ["y", "Y", `y_${split}`, "target"];
+    const optional = labels?.kind === "values" && !candidates.some((name) => names.includes(name));
+    return labels === undefined || optional ? undefined : pick(heads.length > 1 ? `the target of output "${output}"` : "the target", candidates);
+  });
+  const weight = options.exampleWeight === undefined ? undefined : known(options.exampleWeight, "--example-weight");
+  const arrays = parseNpz(bytes, where, (name) => targets.includes(name) || chosen.includes(name) || name === weight);
   const array = (name: string): RawArray => {
     const raw = arrays.get(name) as RawArray; // unpacked, since listed
     if (raw.shape.length > 0) return raw;
@@ -126,18 +147,28 @@ async function loadNpz(path: string, options: DataOptions): Promise<Loaded> {
   };
   return {
     inputs: options.inputs.map((input, i) => [input, array(chosen[i] as string)] as const),
-    target: target === undefined ? undefined : array(target),
+    targets: targets.map((name) => ({ raw: name === undefined ? undefined : array(name) })),
+    weight: weight === undefined ? undefined : array(weight),
   };
 }
 
 async function loadCsv(path: string, options: DataOptions): Promise<Loaded> {
   const where = `file "${path}"`;
   const input = onlyInput(options, where);
-  const { labels } = options;
+  const heads = headsOf(options);
+  const names = targetNames(heads, options.target);
+  const [labels, ...others] = heads.map((h) => h.labels);
+  const unnamed = heads.length > 1 ? names.indexOf(undefined) : -1;
+  if (unnamed >= 0 && heads[unnamed]?.labels)
+    throw new CompileError("bad-option", `no columns for output "${heads[unnamed]?.output}"`, `--target, ${where}`, `name them: --target ${heads[unnamed]?.output}=COLUMN,COLUMN`);
   const wanted = size(input.shape);
   const table = parseCsv(await readMaybeGzip(path), where, {
-    target: options.target,
+    target: names[0],
     text: labels?.kind !== "values",
+    more: [
+      ...others.flatMap((spec, k) => { const target = names[k + 1]; return target === undefined ? [] : [{ target, text: spec?.kind !== "values", flag: "--target" }]; }),
+      ...(options.exampleWeight === undefined ? [] : [{ target: options.exampleWeight, text: false, flag: "--example-weight" }]),
+    ],
     // Without labels to read, a column too many is the target of another day; without a column too many, inputs are targets.
     targets: (columns) =>
       labels === undefined
@@ -160,18 +191,21 @@ async function loadCsv(path: string, options: DataOptions): Promise<Loaded> {
   }
   const cell = (flat: number): string =>
     `${where}, line ${lines[Math.floor(flat / width)]}, column "${columns[featureColumns[flat % width] as number]}"`;
-  const line = (flat: number): string => `${where}, line ${lines[Math.floor(flat / (targets.shape[1] as number))]}`;
+  const withLines = (raw: RawArray): RawArray => ({ ...raw, at: (flat) => `${where}, line ${lines[Math.floor(flat / (raw.shape[1] as number))]}` });
+  const weight = options.exampleWeight === undefined ? undefined : table.more.at(-1);
   return {
     inputs: [[input, { ...features, shape: [count, ...input.shape], at: cell }]],
-    target: labels === undefined || targets.shape[1] === 0 ? undefined : { ...targets, at: line },
-    texts: table.texts,
-    classNames: table.classNames,
+    targets: [
+      { raw: labels === undefined || targets.shape[1] === 0 ? undefined : withLines(targets), texts: table.texts, classNames: table.classNames },
+      ...others.map((spec, k): LoadedTarget => { const group = table.more[k]; return spec && group ? { raw: withLines(group.targets), texts: group.texts } : {}; }),
+    ],
+    weight: weight && withLines(weight.targets),
   };
 }
 
 function assemble(path: string, loaded: Loaded, options: DataOptions): Dataset {
-  const { labels } = options;
-  const [first, ...others] = [...loaded.inputs.map(([, raw]) => raw), ...(loaded.target === undefined ? [] : [loaded.target])];
+  const present = [...loaded.targets.map((t) => t.raw), loaded.weight].filter((raw) => raw !== undefined);
+  const [first, ...others] = [...loaded.inputs.map(([, raw]) => raw), ...present];
   const count = first?.shape[0] ?? 0;
   if (first === undefined || count === 0)
     throw new CompileError("bad-data", "the data set is empty", first?.where ?? path, "it needs at least one example");
@@ -186,42 +220,32 @@ function assemble(path: string, loaded: Loaded, options: DataOptions): Dataset {
 
   const notes: string[] = [];
   const inputs = loaded.inputs.map(([spec, raw]) => [spec.name, toInput(raw, spec, options.scale, notes)] as const);
-  const dataset = { count, inputs: Object.fromEntries(inputs), source: path, notes };
-  if (labels === undefined) return dataset;
-  if (labels.kind === "classes") {
-    if (loaded.target === undefined) throw new CompileError("bad-data", "no labels", first.where, "name the target with --target");
-    const named = loaded.texts === undefined ? undefined : textLabels(loaded.target, loaded.texts, labels.count, options.classNames, notes);
-    const classNames = named?.names ?? loaded.classNames;
-    return { ...dataset, target: classLabels(named?.raw ?? loaded.target, labels, notes), ...(classNames && { classNames }) };
-  }
-  const { target } = loaded;
-  const only = inputs.length === 1 ? inputs[0]?.[1] : undefined;
-  // An autoencoder's data come without targets, or with labels of another shape.
-  const reconstructs =
-    only !== undefined && size(only.shape) === size(labels.shape) && (target === undefined || !fits(target.shape.slice(1), labels.shape));
-  if (target === undefined && !reconstructs)
-    throw new CompileError(
-      "bad-data",
-      "no targets",
-      first.where,
-      `the loss takes targets of ${spellShape(labels.shape)} per example; name them with --target`,
-    );
-  if (reconstructs) notes.push("the inputs are the targets (an autoencoder): no others fit the loss");
-  const values: ExampleArray = reconstructs
-    ? { shape: labels.shape, data: Float32Array.from(only.data) }
-    : fit(target as RawArray, "the target", labels.shape, "f32", 1);
-  const [low, high] = labels.range ?? [-Infinity, Infinity];
-  const outside = values.data.findIndex((v) => v < low || v > high);
-  if (outside >= 0) {
-    const raw = reconstructs ? (loaded.inputs[0] as (typeof loaded.inputs)[number])[1] : (target as RawArray);
-    throw new CompileError(
-      "bad-data",
-      `target ${values.data[outside]} is outside [${low}, ${high}]`,
-      placeOf(raw, outside),
-      reconstructs ? "scale the inputs with --scale" : "check the targets and the loss",
-    );
-  }
-  return { ...dataset, target: values };
+  const weight = loaded.weight && exampleWeights(loaded.weight);
+  const dataset = { count, inputs: Object.fromEntries(inputs), source: path, notes, ...(weight && { weight }) };
+  const array = inputs.length === 1 ? inputs[0]?.[1] : undefined;
+  const context = { where: first.where, only: array && { array, raw: first }, classNames: options.classNames, notes };
+  const heads = headsOf(options);
+  const made = heads.flatMap((head, k) => (head.labels ? [{ output: head.output ?? "", ...fitTarget(heads.length > 1 ? head : {}, head.labels, loaded.targets[k] ?? {}, context) }] : []));
+  if (made.length === 0) return dataset;
+  const classNames = made[0]?.classNames;
+  const targets = Object.fromEntries(made.map((m) => [m.output, m.array]));
+  const whole = heads.length > 1 ? { ...dataset, targets } : { ...dataset, target: (made[0] as (typeof made)[number]).array };
+  return { ...whole, ...weighted(whole, notes), ...(classNames && { classNames }) };
+}
+
+/** Without the examples of weight 0: they take part in nothing, and a batch of nothing else could not be averaged. */
+function weighted(examples: Examples, notes: string[]): Examples {
+  const { weight, count } = examples;
+  const kept = Uint32Array.from({ length: count }, (_, k) => k).filter((k) => weight?.[k] !== 0);
+  if (kept.length === count) return examples;
+  notes.push(`${count - kept.length} of ${count} examples have the weight 0 and are left out`);
+  const made = batchAt(examples, kept, 0, kept.length);
+  // gathered arrays name the count; those of a data set do not
+  const each = (arrays: Readonly<Record<string, ExampleArray>>) => Object.fromEntries(Object.entries(arrays).map(([name, a]) => [name, { ...a, shape: a.shape.slice(1) }]));
+  return {
+    ...made, inputs: each(made.inputs),
+    ...(made.target && { target: { ...made.target, shape: made.target.shape.slice(1) } }), ...(made.targets && { targets: each(made.targets) }),
+  };
 }
 
 /** Above this, untouched inputs are worth a word: first layers are initialised for inputs near 1. */

@@ -7,8 +7,11 @@ import type { RawArray } from "./idx.js";
 export type LabelSpec =
   /** Integers 0 … count − 1; `shape` per example is [] unless given (e.g. [T] for a class per position). */
   | { readonly kind: "classes"; readonly count: number; readonly shape?: readonly number[] }
-  /** Numbers, within `range` (inclusive) if given. */
-  | { readonly kind: "values"; readonly shape: readonly number[]; readonly range?: readonly [number, number] };
+  /** Numbers, within `range` (inclusive) if given; whole ones for i32. */
+  | { readonly kind: "values"; readonly shape: readonly number[]; readonly range?: readonly [number, number]; readonly dtype?: "f32" | "i32" };
+
+/** The label that leaves a position out (PyTorch's ignore_index). Where an example has several positions, any label below 0 does. */
+const IGNORED = -100;
 
 const per = (raw: RawArray): readonly number[] => raw.shape.slice(1);
 
@@ -73,7 +76,8 @@ export function fit(raw: RawArray, what: string, shape: readonly number[], dtype
 }
 
 /**
- * Class numbers as int32. One-hot rows [..., count] become numbers, which a note says.
+ * Class numbers as int32. One-hot rows [..., count] become numbers, and labels below 0 are positions without a label; a note says so.
+ * A single label per example can only be −100 then: −1 there is more likely another way to count the classes.
  *
  * @throws CompileError "bad-data" if the shape does not fit or a label is not one of 0 … count − 1.
  */
@@ -84,9 +88,13 @@ export function classLabels(raw: RawArray, { count, shape = [] }: Extract<LabelS
   }
   if (!fits(per(raw), shape)) throw misfit(raw, "the target", shape);
   const data = new Int32Array(raw.data.length);
+  const several = size(shape) > 1;
+  let ignored = 0;
   for (let i = 0; i < data.length; i++) {
     const label = raw.data[i] as number;
-    if (!Number.isInteger(label) || label < 0 || label >= count)
+    const skip = Number.isInteger(label) && (several ? label < 0 && label >= -(2 ** 31) : label === IGNORED);
+    if (skip) ignored++;
+    else if (!Number.isInteger(label) || label < 0 || label >= count)
       throw new CompileError(
         "bad-data",
         `label ${label} is not one of the classes 0 … ${count - 1}`,
@@ -95,7 +103,22 @@ export function classLabels(raw: RawArray, { count, shape = [] }: Extract<LabelS
       );
     data[i] = label;
   }
+  if (ignored > 0) notes.push(`${ignored} of ${data.length} labels are below 0: ${several ? "positions" : "examples"} without a label, which no loss counts`);
   return { shape, data };
+}
+
+/**
+ * A weight per example, [examples] numbers ≥ 0, not all 0.
+ *
+ * @throws CompileError "bad-data"
+ */
+export function exampleWeights(raw: RawArray): Float32Array {
+  if (size(per(raw)) !== 1) throw new CompileError("bad-data", `a weight per example is one number, the data have ${spellShape(per(raw))}`, raw.where, "name another array with --example-weight");
+  const { data } = fit(raw, "the example weight", [], "f32", 1);
+  const below = data.findIndex((w) => w < 0);
+  if (below >= 0) throw new CompileError("bad-data", `an example weight of ${data[below]}`, placeOf(raw, below), "weights are numbers ≥ 0; 0 leaves an example out");
+  if (data.every((w) => w === 0)) throw new CompileError("bad-data", "every example weight is 0", raw.where, "give some examples a weight above 0");
+  return data as Float32Array;
 }
 
 /** What most likely happened, from all labels: the usual mistake is to count from 1. */

@@ -15,7 +15,8 @@ import type { Tensor } from "./record.js";
 
 export { type DslModel, isModel, type ModelDefinition, toForward } from "./model.js";
 export type { ModelBuilder } from "./nn.js";
-export type { ConvOptions, DenseOptions, Loss, NormOptions, ParamOptions, PoolOptions, WindowOptions } from "./options.js";
+export type { LossOps } from "../train/custom.js";
+export type { ConvOptions, DenseOptions, Loss, LossFormula, NormOptions, OutputOptions, ParamOptions, PoolOptions, WindowOptions } from "./options.js";
 export type { Init, Tensor } from "./record.js";
 
 export interface ModelOptions {

@@ -16,12 +16,13 @@ import { Context, type Head, type Host } from "../import/context.js";
 import type { OnnxAttr } from "../import/model.js";
 import { IMPORT_OPS } from "../import/ops/index.js";
 import { MAX_ELEMENTS } from "../import/tensor.js";
-import type { LossKind } from "../train/loss.js";
+import type { HeadSpec } from "../train/heads.js";
+import type { LossKind, LossSpec } from "../train/loss.js";
 import { initialValues } from "./init.js";
 
 /** The brand of a model definition. Its value is the version of the record. */
 export const MODEL = Symbol.for("kfacc.model");
-const VERSION = 1;
+const VERSION = 2;
 
 /** What ops mean here: newer opsets normalise groups per channel and take axes as inputs. */
 const OPSET = 21;
@@ -58,12 +59,12 @@ export interface ModelDefinition {
   readonly [MODEL]: number;
   readonly name: string;
   readonly steps: readonly Step[];
-  readonly outputs: readonly { readonly name: string; readonly step: number }[];
-  /** Of the first output. */
+  readonly outputs: readonly { readonly name: string; readonly step: number; readonly loss?: LossSpec; readonly weight?: number }[];
+  /** Of the first output, if it is one by name. */
   readonly loss?: LossKind;
 }
 
-export type DslModel = ForwardModel & { readonly loss?: LossKind };
+export type DslModel = ForwardModel & { readonly losses?: readonly HeadSpec[] };
 
 export const define = (parts: Omit<ModelDefinition, typeof MODEL>): ModelDefinition => ({ [MODEL]: VERSION, ...parts });
 
@@ -80,7 +81,7 @@ export const whereIs = (layer: string, model: string): string => `layer "${layer
  * @throws CompileError "bad-model" if the record is of another version; "bad-option" for an impossible batch.
  */
 export function toForward(definition: ModelDefinition, batch: number): DslModel {
-  const { name, steps, outputs, loss } = definition;
+  const { name, steps, outputs } = definition;
   if (definition[MODEL] !== VERSION)
     throw new CompileError("bad-model", `it was recorded by another version of kfacc/dsl (${definition[MODEL]}, not ${VERSION})`, `model "${name}"`, "use one version of kfacc for the model file and the command");
   if (!(Number.isSafeInteger(batch) && batch >= 1)) throw new CompileError("bad-option", `a batch of ${batch} examples`, "--batch", "give a positive whole number");
@@ -95,8 +96,15 @@ export function toForward(definition: ModelDefinition, batch: number): DslModel 
   return {
     name, graph, weights,
     outputs: results.map((r) => ({ ...r, ...headOf(replay.heads.get(r.value)) })),
-    ...(loss === undefined ? {} : { loss }),
+    ...lossesOf(definition),
   };
+}
+
+/** `loss` alone where the first output has one by name and nothing else is said. */
+function lossesOf(definition: ModelDefinition): Pick<DslModel, "loss" | "losses"> {
+  const { loss, outputs } = definition;
+  const said = outputs.flatMap(({ name, loss: kind, weight }): HeadSpec[] => (kind === undefined && weight === undefined ? [] : [{ output: name, kind, weight }]));
+  return { ...(loss === undefined ? {} : { loss }), ...(said.length > (loss === undefined ? 0 : 1) || said[0]?.weight !== undefined ? { losses: said } : {}) };
 }
 
 const headOf = (head: Head | undefined): { head?: Head } => (head ? { head } : {});

@@ -4,9 +4,9 @@
  * Layouts and formulas are PyTorch's and ONNX's: images are [channels, height, width], weights [out, in, taps…].
  */
 import { size, spellShape } from "../../ir/type.js";
-import { LOSS_ALIASES, LOSSES } from "../train/loss.js";
+import { LOSS_ALIASES, LOSSES, type LossSpec } from "../train/loss.js";
 import type { ModelDefinition, StepAttrs } from "./model.js";
-import type { ConvOptions, DenseOptions, Loss, Named, NormOptions, ParamOptions, PoolOptions, WindowOptions } from "./options.js";
+import type { ConvOptions, DenseOptions, Loss, Named, NormOptions, OutputOptions, ParamOptions, PoolOptions, WindowOptions } from "./options.js";
 import { type Init, Recorder, type Tensor } from "./record.js";
 import { biasOf, conv, pool, weightOf } from "./windows.js";
 
@@ -31,14 +31,28 @@ export class ModelBuilder {
   }
 
   /**
-   * Names a result. `loss` is taken on the first output: on logits for "softmax-ce" (classes on its first axis) and "bernoulli-ce". It can be
-   * left out where the output ends in softmax, logSoftmax or sigmoid, and is differentiated from the logits there.
+   * Names a result. `loss` is taken on logits for "softmax-ce" (classes on its first axis) and "bernoulli-ce". Several outputs may have one:
+   * the total is Σ weight · loss. Where no output names one, the first may end in softmax, logSoftmax or sigmoid, which imply it; it is
+   * differentiated from the logits there.
    */
-  output(name: string, x: Tensor, options: { readonly loss?: Loss } = {}): Tensor {
-    const loss = LOSSES.find((kind) => kind === options.loss) ?? LOSS_ALIASES[options.loss ?? ""];
-    if (options.loss !== undefined && !loss) throw this.#r.error(name, "bad-option", `no loss "${options.loss}"`, `one of ${LOSSES.join(", ")}`);
-    this.#r.output(name, x, loss);
+  output(name: string, x: Tensor, options: OutputOptions = {}): Tensor {
+    const { weight } = options;
+    if (weight !== undefined && !(weight >= 0 && Number.isFinite(weight))) throw this.#r.error(name, "bad-option", `a weight of ${weight}`, "weights are numbers ≥ 0");
+    this.#r.output(name, x, options.loss === undefined ? undefined : this.#loss(name, options.loss), weight);
     return x;
+  }
+
+  #loss(name: string, loss: Loss): LossSpec {
+    if (typeof loss === "string") {
+      const known = LOSSES.find((kind) => kind === loss) ?? LOSS_ALIASES[loss];
+      if (known) return known;
+      throw this.#r.error(name, "bad-option", `no loss "${loss}"`, `one of ${LOSSES.join(", ")}`);
+    }
+    const bad = (message: string) => this.#r.error(name, "bad-option", message, "{ name, perExample(ops, z, target), fisher: { factor(ops, z) }, target: { dtype, shape } }");
+    if (typeof loss?.name !== "string" || loss.name === "" || loss.name in LOSS_ALIASES || LOSSES.some((kind) => kind === loss.name)) throw bad("a loss of one's own needs a name of its own");
+    if (typeof loss.perExample !== "function" || (loss.fisher && typeof loss.fisher.factor !== "function")) throw bad(`loss "${loss.name}" has no function perExample, or a fisher without one called factor`);
+    if (loss.target) this.#r.shape(name, loss.target.shape);
+    return { ...loss, kind: "custom" };
   }
 
   // ——— layers with weights

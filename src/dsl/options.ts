@@ -1,8 +1,18 @@
 /** Options of layers. */
+import type { CustomLoss } from "../train/custom.js";
 import type { LossKind } from "../train/loss.js";
 import type { Init } from "./record.js";
 
-export type Loss = LossKind | "cross-entropy" | "bce";
+/** A formula of one's own and the factor of its Fisher; see the example in train/custom.ts. */
+export type LossFormula = Omit<CustomLoss, "kind">;
+export type Loss = LossKind | "cross-entropy" | "bce" | LossFormula;
+
+export interface OutputOptions {
+  /** On logits for "softmax-ce" and "bernoulli-ce". */
+  readonly loss?: Loss;
+  /** Factor of this output's loss in the total, ≥ 0. Default 1. */
+  readonly weight?: number;
+}
 
 export interface Named {
   /** Parameters are called `name.weight` and `name.bias`. Default: the kind and a running number, as `dense1`. */

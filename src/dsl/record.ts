@@ -3,7 +3,7 @@ import { broadcastShape } from "../../ir/builder.js";
 import { CompileError, type ErrorCode } from "../../ir/error.js";
 import type { Source } from "../../ir/graph.js";
 import { size, spellShape } from "../../ir/type.js";
-import type { LossKind } from "../train/loss.js";
+import type { LossSpec } from "../train/loss.js";
 import { define, type ModelDefinition, type Operand, Replay, type Step, type StepAttrs, whereIs } from "./model.js";
 
 /** A value of the model: an input, a parameter or a layer's result. */
@@ -28,8 +28,7 @@ export class Recorder {
   readonly #numbers = new Map<Tensor, number>();
   readonly #names = new Set<string>();
   readonly #counts = new Map<string, number>();
-  readonly #outputs: { name: string; step: number }[] = [];
-  #loss: LossKind | undefined;
+  readonly #outputs: ModelDefinition["outputs"][number][] = [];
 
   constructor(model: string, seed: number) {
     this.#model = model;
@@ -49,18 +48,17 @@ export class Recorder {
     return this.#keep({ kind: "param", name, shape: [...shape], source: this.#source(name, shape, init), trainable }, false);
   }
 
-  output(name: string, x: Tensor, loss: LossKind | undefined): void {
+  output(name: string, x: Tensor, loss: LossSpec | undefined, weight: number | undefined): void {
     const step = this.number(x, name);
     if (!x.perExample) throw this.error(name, "bad-model", "an output that does not depend on the inputs");
     if (this.#outputs.some((o) => o.name === name)) throw this.error(name, "bad-model", `two outputs are named "${name}"`);
-    if (loss !== undefined && this.#outputs.length > 0) throw this.error(name, "bad-option", "the loss is taken on the first output", "give the output with the loss first");
-    this.#loss ??= loss;
-    this.#outputs.push({ name, step });
+    this.#outputs.push({ name, step, ...(loss === undefined ? {} : { loss }), ...(weight === undefined ? {} : { weight }) });
   }
 
   finish(): ModelDefinition {
     if (this.#outputs.length === 0) throw new CompileError("bad-model", "the model has no output", `model "${this.#model}"`, 'name one with m.output("logits", h)');
-    return define({ name: this.#model, steps: this.#steps, outputs: this.#outputs, ...(this.#loss === undefined ? {} : { loss: this.#loss }) });
+    const { loss } = this.#outputs[0] ?? {};
+    return define({ name: this.#model, steps: this.#steps, outputs: this.#outputs, ...(typeof loss === "string" ? { loss } : {}) });
   }
 
   /**

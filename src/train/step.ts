@@ -1,9 +1,11 @@
 /**
- * The entries of a training program as graphs over named state.
+ * The entries of a program as graphs over named state.
  *
- *   front[.stats]       forward, backward; gradients (and running factors) of one batch
- *   gradients[.stats]   the same, added to what earlier batches left; `absorb` then moves the statistics into the factors
- *   refresh             damped inverses of every layer
+ *   front[.stats]       forward, backward; gradient sums, with .stats the running curvature
+ *   gradients[.stats]   the same, added to what earlier batches left: the seam for accumulation and several devices
+ *   absorb              statistics of the accumulated batches become part of the running curvature
+ *   refresh             damped inverses of every layer (eigenbases come from the host)
+ *   scale               EKFAC: the scalings of a batch in new eigenbases
  *   back                precondition, norm constraint, update
  *   step                front and back in one graph where nothing can happen between them (SGD, Adam)
  *   evaluate, predict
@@ -12,13 +14,13 @@
  * State: parameters by their own names, grad/…, stat/…, kfac/…, opt/….
  */
 import { Builder, broadcast, reshape, sumAll } from "../../ir/builder.js";
-import { type ExampleAxis, exampleMarks, type Mark, requireExamples } from "../../ir/examples.js";
+import { type ExampleAxis, exampleMarks, type Mark } from "../../ir/examples.js";
 import { cotangents } from "../../ir/grad.js";
 import { type Graph, type GraphResult, type Node, producers, type Value } from "../../ir/graph.js";
 import { vmap } from "../../ir/vmap.js";
 import * as factors from "../kfac/factors.js";
 import { type FisherOptions, fisherColumns } from "../kfac/fisher.js";
-import type { Layer, Registration } from "../kfac/layer.js";
+import type { Layer, Registration, Site } from "../kfac/layer.js";
 import * as pre from "../kfac/precondition.js";
 import { correct, derivative, type Loss, perExample, targetType } from "./loss.js";
 import { adamUpdate, Knobs, momentumUpdate, type WeightDecayMode } from "./update.js";
@@ -32,13 +34,19 @@ export interface StepModel {
   readonly registration: Registration;
   readonly optimizer: OptimizerKind;
   readonly fisher: FisherOptions;
+  readonly inverse: pre.InverseForm;
   readonly weightDecayMode: WeightDecayMode;
+  /** What a training step leaves in parameters that are not trained (running statistics of batch normalisation). */
+  readonly updates?: readonly { readonly param: Value; readonly value: Value }[];
   /** Where the examples of the graph's values are, where that is known better than the graph tells (one example fits many axes). */
   readonly marks?: ReadonlyMap<Value, Mark>;
 }
 
 export interface FrontForm {
+  /** Statistics for A, G and F. */
   readonly stats: boolean;
+  /** EKFAC's scalings in the eigenbases of now. */
+  readonly scaling: boolean;
   readonly masked: boolean;
   readonly accumulate: boolean;
 }
@@ -63,7 +71,7 @@ const layersOf = (m: StepModel): readonly Layer[] => (m.optimizer === "kfac" ? m
 
 /** Parameters without a layer, which the plain update trains. */
 export function plainParams(m: StepModel): readonly Value[] {
-  const covered = new Set(layersOf(m).flatMap((l) => [l.weight, ...(l.bias ? [l.bias] : [])]));
+  const covered = new Set(layersOf(m).flatMap((l) => [l.weight.param, ...(l.bias ? [l.bias.param] : [])]));
   return m.graph.params.filter((p) => p.trainable && !covered.has(p.value)).map((p) => p.value);
 }
 
@@ -74,11 +82,11 @@ interface FrontResult {
   readonly lossSum: Value;
   /** Sum over examples, by slot: matrices for layers, tensors for plain parameters. */
   readonly gradients: ReadonlyMap<string, Value>;
-  /** Sums over examples of A and G·N. */
-  readonly stats: ReadonlyMap<Layer, { readonly A: Value; readonly G: Value }>;
+  /** Sums over examples of what a layer's curvature is made of, by layer and part (A, G, F, S). */
+  readonly stats: ReadonlyMap<Layer, Readonly<Record<string, Value>>>;
 }
 
-function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked }: FrontForm): FrontResult {
+function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked, scaling }: FrontForm): FrontResult {
   const { loss } = m;
   const { emit } = b;
   const target = b.input("target", targetType(loss), 0);
@@ -93,20 +101,22 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked }: F
   const seed = weigh(raw, weight, zMark);
   const layers = layersOf(m);
   const plain = plainParams(m);
-  const wanted = [...layers.map((l) => l.output.value), ...plain];
+  const sites = layers.flatMap((l) => l.sites);
+  const wanted = [...sites.map((s) => s.output.value), ...plain];
 
   const start = b.nodes.length;
   const cts = cotangents(b, new Map([[loss.z, seed]]), wanted);
   const backward = b.nodes.slice(start);
-  const root = weight && stats ? emit("sqrt", [weight]) : undefined;
+  const curved = (stats || scaling) && layers.length > 0;
+  const root = weight && curved ? emit("sqrt", [weight]) : undefined;
   const key = () => [knobs.get("seed"), knobs.get("step")] as const;
-  const columns = stats && layers.length > 0
+  const columns = curved
     ? (fisherColumns(b, loss, m.fisher, key) ?? (root ? { vectors: reshape(emit, raw, [1, ...raw.type.shape]), samples: 1 } : undefined))
     : undefined;
 
   // the gradient's cotangent and the Fisher's columns go back together
   const gradientOf = new Map<Value, Value>(cts);
-  let fisherOf = (layer: Layer): Value | undefined => cts.get(layer.output.value);
+  let fisherOf = (site: Site): Value | undefined => cts.get(site.output.value);
   let samples = 1;
   if (columns) {
     samples = columns.samples;
@@ -131,35 +141,45 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked }: F
     };
     for (const [v, ct] of cts) gradientOf.set(v, first(ct));
     const count = columns.vectors.type.shape[0] as number;
-    fisherOf = (layer) => {
-      const ct = cts.get(layer.output.value);
+    fisherOf = (site) => {
+      const ct = cts.get(site.output.value);
       const whole = ct && map.get(ct);
       return whole && takeColumns(b, whole, 1, count, false);
     };
   }
 
+  const bySite = (layer: Layer, of: (site: Site) => Value | undefined): Map<Site, Value> =>
+    new Map(layer.sites.flatMap((site) => {
+      const ct = of(site);
+      return ct ? [[site, ct] as const] : [];
+    }));
   const gradients = new Map<string, Value>();
-  for (const layer of layers) {
-    const ct = gradientOf.get(layer.output.value);
-    if (ct) gradients.set(gradientSlot(layer.name), factors.gradientSum(b, layer, ct));
-  }
+  for (const layer of layers) gradients.set(gradientSlot(layer.name), factors.gradientSum(b, layer, bySite(layer, (s) => gradientOf.get(s.output.value))));
   for (const p of plain) gradients.set(gradientSlot(p.name), gradientOf.get(p) ?? broadcast(emit, b.scalar(0), p.type.shape, []));
 
-  const statistics = new Map<Layer, { A: Value; G: Value }>();
-  if (stats) {
-    const marks = m.marks ?? exampleMarks(m.graph, { sharedSums: true });
-    const producer = producers(m.graph);
-    const weightSum = weight && sumAll(emit, weight);
+  const statistics = new Map<Layer, Readonly<Record<string, Value>>>();
+  if (curved) {
+    const scope: factors.Scope = {
+      b, marks: m.marks ?? exampleMarks(m.graph, { sharedSums: true }), producer: producers(m.graph),
+      ...(root && weight ? { weights: { root, sum: sumAll(emit, weight) } } : {}),
+    };
     for (const layer of layers) {
-      const ct = fisherOf(layer);
-      if (!ct) continue;
-      const A = root && weightSum
-        ? factors.weightedInputFactorSum(b, layer, factors.throughViews(b, layer.input.value, producer, (x) => factors.scaleExamples(b, x, root, requireExamples(marks, x))), root, requireExamples(marks, layer.input.value), weightSum)
-        : factors.inputFactorSum(b, layer);
-      statistics.set(layer, { A, G: factors.outputFactorSum(b, layer, ct, samples) });
+      const columnsOf = bySite(layer, fisherOf);
+      const sums = stats ? factors.curvatureSums(scope, layer, columnsOf, samples) : {};
+      const basis = (side: "A" | "G") => (layer.sides[side] === "full" ? eigenbasis(b, layer, side) : undefined);
+      const S = scaling && layer.form === "kronecker" ? factors.scalingSums(scope, layer, columnsOf, samples, basis("A"), basis("G")) : undefined;
+      statistics.set(layer, { ...sums, ...(S ? { S } : {}) });
     }
   }
   return { lossSum, gradients, stats: statistics };
+}
+
+/** The eigenbasis of one side without the padding it is stored with. */
+function eigenbasis(b: Builder, layer: Layer, side: "A" | "G"): Value {
+  const stored = b.input(layerSlot(layer, `U${side}`), { dtype: "f32", shape: pre.inverseShape(layer, side) });
+  const d = side === "A" ? layer.dA : layer.dG;
+  const wanted = factors.matrixShape(layer, d, d);
+  return stored.type.shape.every((n, k) => n === wanted[k]) ? stored : b.emit("slice", [stored], { start: wanted.map(() => 0), size: wanted, stride: wanted.map(() => 1) });
 }
 
 function takeColumns(b: Builder, v: Value, start: number, count: number, squeeze: boolean): Value {
@@ -169,9 +189,18 @@ function takeColumns(b: Builder, v: Value, start: number, count: number, squeeze
 }
 
 /** F + (S/count − F)·blend. */
-function blended(b: Builder, knobs: Knobs, old: Value, sum: Value): Value {
+function blended(b: Builder, knobs: Knobs, old: Value, sum: Value, blend = "emaBlend"): Value {
   const mean = b.emit("div", [sum, knobs.over(sum, "count")]);
-  return b.emit("add", [old, b.emit("mul", [b.emit("sub", [mean, old]), knobs.over(old, "emaBlend")])]);
+  return b.emit("add", [old, b.emit("mul", [b.emit("sub", [mean, old]), knobs.over(old, blend)])]);
+}
+
+/** A part of a layer's running curvature: its state's shape. Scalings are stored next to padded eigenbases. */
+const partShape = (layer: Layer, part: string): number[] =>
+  part === "F" ? factors.blockShape(layer) : part === "S" ? pre.storedShape(layer) : factors.factorShape(layer, part as "A" | "G");
+
+function blendedPart(b: Builder, knobs: Knobs, layer: Layer, part: string, sum: Value): Value {
+  const shape = partShape(layer, part);
+  return blended(b, knobs, b.input(layerSlot(layer, part), { dtype: "f32", shape }), pre.padded(b, sum, shape), part === "S" ? "scaleBlend" : "emaBlend");
 }
 
 /** `front` or, accumulating, `gradients`. */
@@ -188,46 +217,74 @@ export function frontGraph(m: StepModel, form: FrontForm): Graph {
     return b.emit("add", [b.emit("select", [keep, old, zero]), sum]);
   };
   for (const [slot, sum] of front.gradients) results[slot] = added(slot, sum);
-  for (const [layer, { A, G }] of front.stats)
-    for (const [part, sum] of [["A", A], ["G", G]] as const) {
-      const slot = layerSlot(layer, part);
+  for (const [layer, parts] of front.stats)
+    for (const [part, sum] of Object.entries(parts)) {
       if (form.accumulate) results[`stat/${layer.name}/${part}`] = added(`stat/${layer.name}/${part}`, sum);
-      else results[slot] = blended(b, knobs, b.input(slot, sum.type), sum);
+      else results[layerSlot(layer, part)] = blendedPart(b, knobs, layer, part, sum);
     }
+  for (const { param, value } of m.updates ?? []) results[param.name] = value;
   return finish(b, results);
 }
 
-/** Statistics that `gradients.stats` left become part of the running factors. */
+/** EKFAC's scalings of one batch in the eigenbases of now. */
+export function scaleGraph(m: StepModel, masked: boolean): Graph {
+  const b = Builder.from(m.graph);
+  const knobs = new Knobs(b);
+  const front = buildFront(b, m, knobs, { stats: false, scaling: true, masked, accumulate: false });
+  const results: Record<string, Value> = {};
+  for (const [layer, { S }] of front.stats) if (S) results[layerSlot(layer, "S")] = blendedPart(b, knobs, layer, "S", S);
+  return finish(b, results);
+}
+
+/** What a layer's running curvature consists of. */
+const partsOf = (m: StepModel, layer: Layer): readonly string[] => (layer.form === "block" ? ["F"] : ["A", "G", ...(m.inverse === "ekfac" ? ["S"] : [])]);
+
+/** Statistics that `gradients.stats` left become part of the running curvature. */
 export function absorbGraph(m: StepModel): Graph {
   const b = new Builder("absorb");
   const knobs = new Knobs(b);
   const results: Record<string, Value> = {};
   for (const layer of layersOf(m))
-    for (const [part, d] of [["A", layer.dA], ["G", layer.dG]] as const) {
-      const t = { dtype: "f32" as const, shape: [d, d] };
-      const slot = layerSlot(layer, part);
-      results[slot] = blended(b, knobs, b.input(slot, t), b.input(`stat/${layer.name}/${part}`, t));
+    for (const part of partsOf(m, layer)) {
+      const shape = part === "S" ? factors.matrixShape(layer) : partShape(layer, part);
+      results[layerSlot(layer, part)] = blendedPart(b, knobs, layer, part, b.input(`stat/${layer.name}/${part}`, { dtype: "f32", shape }));
     }
   return finish(b, results);
 }
 
-/** New inverses of all layers; `clean` [layers] says which were taken over, `pi` [layers] is for reports. */
+/** Whether the device makes a layer's inverse; else the host makes its eigenbases. */
+export const invertsOnDevice = (m: Pick<StepModel, "inverse">, layer: Pick<Layer, "form">): boolean => m.inverse === "pi" || layer.form === "block";
+
+/** New inverses of all layers; `clean` [layers] says which were taken over, `pi` [Σ groups] is for reports. */
 export function refreshGraph(m: StepModel): Graph {
   const b = new Builder("refresh");
   const knobs = new Knobs(b);
   const results: Record<string, Value> = {};
   const clean: Value[] = [];
   const pis: Value[] = [];
+  const one = (count: number) => broadcast(b.emit, b.scalar(1), [count], []);
   for (const layer of layersOf(m)) {
-    const square = (part: string, d: number) => b.input(layerSlot(layer, part), { dtype: "f32", shape: [d, d] });
-    const [rowsA, rowsG] = [pre.storedRows(layer.dA), pre.storedRows(layer.dG)];
-    const scale = b.input(layerSlot(layer, "scale"), { dtype: "f32", shape: [1] });
-    const lambda = b.emit("mul", [knobs.get("damping"), reshape(b.emit, scale, [])]);
-    const made = pre.refreshed(b, square("A", layer.dA), square("G", layer.dG), square("Ainv", rowsA), square("Ginv", rowsG), lambda);
+    const slot = (part: string, shape: readonly number[]) => b.input(layerSlot(layer, part), { dtype: "f32", shape });
+    if (!invertsOnDevice(m, layer)) {
+      clean.push(one(1));
+      pis.push(one(layer.groups));
+      continue;
+    }
+    const lambda = b.emit("mul", [knobs.get("damping"), reshape(b.emit, slot("scale", [1]), [])]);
+    if (layer.form === "block") {
+      const made = pre.refreshedBlock(b, layer, slot("F", factors.blockShape(layer)), slot("Finv", factors.blockShape(layer)), lambda);
+      results[layerSlot(layer, "Finv")] = made.Finv;
+      clean.push(made.clean);
+      pis.push(one(layer.groups));
+      continue;
+    }
+    const state = (side: "A" | "G") => slot(side, factors.factorShape(layer, side));
+    const old = (side: "A" | "G") => slot(`${side}inv`, pre.inverseShape(layer, side));
+    const made = pre.refreshed(b, layer, { A: state("A"), G: state("G") }, { A: old("A"), G: old("G") }, lambda);
     results[layerSlot(layer, "Ainv")] = made.Ainv;
     results[layerSlot(layer, "Ginv")] = made.Ginv;
     clean.push(made.clean);
-    pis.push(reshape(b.emit, made.pi, [1]));
+    pis.push(made.pi);
   }
   results.clean = joined(b, clean);
   results.pi = joined(b, pis);
@@ -235,6 +292,17 @@ export function refreshGraph(m: StepModel): Graph {
 }
 
 const joined = (b: Builder, list: readonly Value[]): Value => (list.length === 1 ? (list[0] as Value) : b.emit("concat", list, { axis: 0 }));
+
+/** The preconditioned gradient of one layer; M and the result are of stored size. */
+function directionOf(b: Builder, m: StepModel, knobs: Knobs, layer: Layer, M: Value): Value {
+  const slot = (part: string, shape: readonly number[]) => b.input(layerSlot(layer, part), { dtype: "f32", shape });
+  if (layer.form === "block") return pre.preconditionedBlock(b, layer, M, slot("Finv", factors.blockShape(layer)));
+  const side = (part: string, s: "A" | "G") => slot(part, pre.inverseShape(layer, s));
+  if (m.inverse === "pi") return pre.preconditioned(b, layer, M, side("Ainv", "A"), side("Ginv", "G"));
+  const basis = (s: "A" | "G") => (layer.sides[s] === "full" ? side(`U${s}`, s) : undefined);
+  const lambda = b.emit("mul", [knobs.get("damping"), reshape(b.emit, slot("scale", [1]), [])]);
+  return pre.preconditionedEigen(b, layer, M, basis("A"), basis("G"), slot("S", pre.storedShape(layer)), lambda);
+}
 
 /** Directions and updates from gradient sums. */
 function buildBack(b: Builder, m: StepModel, knobs: Knobs, gradients: (slot: string, shape: readonly number[]) => Value): Record<string, Value> {
@@ -249,23 +317,27 @@ function buildBack(b: Builder, m: StepModel, knobs: Knobs, gradients: (slot: str
     results[param.name] = made.param;
     Object.assign(results, made.state);
   };
-  const layers = layersOf(m);
-  const directions = layers.map((layer) => {
-    const [rowsA, rowsG] = [pre.storedRows(layer.dA), pre.storedRows(layer.dG)];
-    const M = pre.padded(b, decay(mean(gradients(gradientSlot(layer.name), [layer.dG, layer.dA])), factors.asMatrix(b, layer)), rowsG, rowsA);
-    const square = (part: string, d: number) => b.input(layerSlot(layer, part), { dtype: "f32", shape: [d, d] });
-    const P = pre.preconditioned(b, M, square("Ainv", rowsA), square("Ginv", rowsG));
+  const directions = layersOf(m).map((layer) => {
+    const sum = gradients(gradientSlot(layer.name), factors.matrixShape(layer));
+    const M = pre.padded(b, decay(mean(sum), factors.asMatrix(b, layer)), pre.storedShape(layer));
+    const P = directionOf(b, m, knobs, layer, M);
     return { layer, P, product: pre.inner(b, P, M) };
   });
   if (directions.length > 0) {
     const nu = pre.klScale(b, directions.map((d) => d.product), knobs.get("lr"), knobs.get("klClip"));
     results.nu = reshape(emit, nu, [1]);
+    // parts of one parameter are layers apart: their directions are one tensor
+    const moves = new Map<Value, Value[]>();
+    const move = (param: Value, view: Value, part: Value) => {
+      const whole = cotangents(b, new Map([[view, pre.scaled(b, part, nu)]]), [param]).get(param) as Value;
+      moves.set(param, [...(moves.get(param) ?? []), whole]);
+    };
     for (const { layer, P } of directions) {
       const parts = factors.fromMatrix(b, layer, P);
-      const back = (view: Value, part: Value, param: Value) => (cotangents(b, new Map([[view, part]]), [param]).get(param) ?? part);
-      apply(layer.weight, pre.scaled(b, back(layer.weightView, parts.weight, layer.weight), nu));
-      if (layer.bias && layer.biasView && parts.bias) apply(layer.bias, pre.scaled(b, back(layer.biasView, parts.bias, layer.bias), nu));
+      move(layer.weight.param, layer.weight.view, parts.weight);
+      if (layer.bias && parts.bias) move(layer.bias.param, layer.bias.view, parts.bias);
     }
+    for (const [param, all] of moves) apply(param, all.reduce((x, y) => emit("add", [x, y])));
   }
   for (const p of plainParams(m)) apply(p, decay(mean(gradients(gradientSlot(p.name), p.type.shape)), p));
   return results;
@@ -281,8 +353,9 @@ export function backGraph(m: StepModel): Graph {
 export function stepGraph(m: StepModel, masked: boolean): Graph {
   const b = Builder.from(m.graph);
   const knobs = new Knobs(b);
-  const front = buildFront(b, m, knobs, { stats: false, masked, accumulate: false });
+  const front = buildFront(b, m, knobs, { stats: false, scaling: false, masked, accumulate: false });
   const results = buildBack(b, m, knobs, (slot) => front.gradients.get(slot) as Value);
+  for (const { param, value } of m.updates ?? []) results[param.name] = value;
   return finish(b, { lossSum: front.lossSum, ...results });
 }
 

@@ -24,7 +24,7 @@ export async function runFixture(device: GPUDevice, fixture: Fixture): Promise<R
 }
 
 const options = (fixture: Fixture, more: Partial<CompileOptions>): CompileOptions => ({
-  optimizer: "kfac", batches: [fixture.batch], fisher: { kind: "mc", samples: 1 }, weightDecayMode: "l2", loss: parseLoss(fixture.loss), ...more,
+  optimizer: "kfac", sharing: { "*": "expand" }, batches: [fixture.batch], fisher: { kind: "mc", samples: 1 }, weightDecayMode: "l2", loss: parseLoss(fixture.loss), ...more,
 });
 
 async function withTrainer<T>(device: GPUDevice, c: Compiled, use: (t: Trainer) => Promise<T>): Promise<T> {
@@ -38,8 +38,9 @@ async function withTrainer<T>(device: GPUDevice, c: Compiled, use: (t: Trainer) 
 
 function registration(fixture: Fixture, model: OpenModel): Row[] {
   const { artifact } = compile(model.forward, options(fixture, {}));
-  const mine = artifact.layers.map((l) => [l.kind, l.name, l.params.bias, l.T, l.dA, l.dG].join(" ")).sort();
-  const theirs = fixture.layers.map((l) => [l.kind, l.weight, l.bias, l.T, l.dA, l.dG].join(" ")).sort();
+  // the fixtures do not list scales
+  const mine = artifact.layers.filter((l) => l.kind !== "norm").map((l) => [l.kind, l.name, l.params.bias, l.T, l.dA, l.dG, l.groups].join(" ")).sort();
+  const theirs = fixture.layers.map((l) => [l.kind, l.weight, l.bias, l.T, l.dA, l.dG, l.groups].join(" ")).sort();
   const wrong = theirs.filter((t) => !mine.includes(t)).concat(mine.filter((m) => !theirs.includes(m)));
   return [{ fixture: fixture.name, family: "registration", verdict: wrong.length ? "failed" : "passed", tensors: theirs.length, worst: "", error: 0, allowed: 0, why: wrong.length ? `differs: ${wrong.join("; ")}` : `${theirs.length} layers as listed` }];
 }
@@ -119,7 +120,7 @@ async function factorFamilies(device: GPUDevice, fixture: Fixture, model: OpenMo
 
 async function factorsOf(device: GPUDevice, fixture: Fixture, model: OpenModel, kind: Fisher, f: { A: Family; G: Family; damp: Family; precond: Family }): Promise<void> {
   const c = compile(model.forward, options(fixture, {
-    fisher: { kind: KIND[kind], samples: 1 }, host: { factorPeriod: 1, inversePeriod: 1, emaDebias: false },
+    register: ["dense", "conv", "convT"], fisher: { kind: KIND[kind], samples: 1 }, host: { factorPeriod: 1, inversePeriod: 1, emaDebias: false },
     run: { lr: 1, momentum: 0, klClip: 0, weightDecay: 0, damping: fixture.damping },
   }));
   if (c.artifact.layers.length === 0) return;

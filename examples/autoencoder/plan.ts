@@ -1,0 +1,12 @@
+/** What every run of the example, and of its search, has in common. */
+import type { OptimizerName } from "./training.js";
+
+export const BATCH = 256;
+/** Length of a run in steps: at this batch a step of SGD takes half as long as one of K-FAC, so it gets twice as many. */
+export const STEPS: Record<OptimizerName, number> = { kfac: 200, ekfac: 200, sgd: 400 };
+/** Of a trial of the search. */
+export const SEARCH_STEPS: Record<OptimizerName, number> = { kfac: 50, ekfac: 50, sgd: 100 };
+/** How often K-FAC and EKFAC renew their statistics and what is made of them, in steps. */
+export const PERIODS = { factorPeriod: 5, inversePeriod: 20 } as const;
+/** Steps between two looks at the held-back digits. */
+export const JUDGE_EVERY = 25;
