@@ -1,7 +1,7 @@
 /** Node's worker threads as helpers of `offthread.ts`. */
 import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
-import type { Helper, HelperEvents } from "./offthread.js";
+import type { Helper, HelperEvents } from "./helper.js";
 
 export const cores = (): number => availableParallelism();
 

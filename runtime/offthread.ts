@@ -4,6 +4,7 @@
  */
 import { RuntimeFault } from "./artifact.js";
 import { checkMatrix, type Eigen, eigenKernel, kernelText } from "./eigen.js";
+import type { Helper, HelperEvents } from "./helper.js";
 
 export interface EigenJob {
   /** For messages. */
@@ -20,20 +21,6 @@ export interface EigenManyOptions {
   readonly workers?: number;
   /** true: the matrices are given away and not copied; their buffers are detached or overwritten. Default false. */
   readonly consume?: boolean;
-}
-
-/** A worker, whatever the host calls it. */
-export interface Helper {
-  post(message: unknown, transfer: readonly ArrayBuffer[]): void;
-  /** It keeps the process alive from here on, or no longer. */
-  hold(): void;
-  release(): void;
-  end(): void;
-}
-
-export interface HelperEvents {
-  message(message: unknown): void;
-  fault(reason: unknown): void;
 }
 
 interface Reply {

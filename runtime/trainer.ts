@@ -12,7 +12,7 @@ import { type HostArray, Program } from "./program.js";
 import { duties, firstInverses, invertsOnDevice, type Reacting, settle, type TrainerEvent } from "./reactions.js";
 import { Readback } from "./readback.js";
 import { checkedKnobs, type HostState, newHostState, nextBlend, nextScaleBlend, type Pending, type TrainerCore } from "./state.js";
-import { type Batch, cutExamples, joinOutputs, type Prepared, prepareBatch, type Tensor } from "./tensors.js";
+import { type Batch, cutExamples, joinOutputs, type Prepared, prepareBatch, targetsOf, type Tensor } from "./tensors.js";
 
 export interface StepResult {
   readonly step: number;
@@ -22,7 +22,10 @@ export interface StepResult {
 
 export interface Metrics {
   readonly loss: number;
+  /** Of the first output with classes, over its labelled examples. */
   readonly accuracy?: number;
+  /** Mean loss of each output, unweighted, where several have one. */
+  readonly losses?: Readonly<Record<string, number>>;
   readonly count: number;
 }
 
@@ -232,23 +235,30 @@ export class Trainer implements TrainerCore, Reacting {
     for (const [name, data] of p.arrays) if (this.program.hasBuffer(name + at)) this.program.write(name + at, data);
     if (p.weight) this.program.write(`weight${at}`, p.weight);
     if (this.program.hasBuffer(`mcGiven${at}`)) {
-      this.program.write(`mcGiven${at}`, Int32Array.of(p.mcTargets ? 1 : 0));
-      if (p.mcTargets) this.program.write(`mcTargets${at}`, p.mcTargets);
+      this.program.write(`mcGiven${at}`, Int32Array.of(p.mcArrays ? 1 : 0));
+      for (const [name, data] of p.mcArrays ?? []) if (this.program.hasBuffer(name + at)) this.program.write(name + at, data);
     }
   }
 
   /** Mean loss (and accuracy) over all examples of the batches, exact for any count. */
   evaluate(data: Iterable<Batch>): Promise<Metrics> {
     return this.#task(async () => {
-      let [loss, right, total, count] = [0, 0, 0, 0];
+      let [loss, right, labelled, total, count] = [0, 0, 0, 0, 0];
+      const heads = targetsOf(this.artifact);
+      const classes = heads.some((h) => h.classes !== null);
+      const each = heads.length > 1 ? heads.map((h) => h.output) : [];
+      const losses = new Map(each.map((output) => [output, 0]));
       const add = (p: Prepared, values: ReadonlyMap<string, HostArray>) => {
-        loss += values.get(`lossSum@${p.batch}`)?.[0] ?? 0;
-        right += values.get(`correctSum@${p.batch}`)?.[0] ?? 0;
+        const sum = (name: string): number => values.get(`${name}@${p.batch}`)?.[0] ?? 0;
+        loss += sum("lossSum");
+        right += sum("correctSum");
+        labelled += sum("labelledSum");
+        for (const output of each) losses.set(output, (losses.get(output) as number) + sum(`lossSum/${output}`));
         total += p.weightSum;
         count += p.count;
       };
       const inFlight: [Prepared, Promise<ReadonlyMap<string, HostArray>>][] = [];
-      const names = (p: Prepared) => [`lossSum@${p.batch}`, ...(this.artifact.classes === null ? [] : [`correctSum@${p.batch}`])];
+      const names = (p: Prepared) => ["lossSum", ...each.map((output) => `lossSum/${output}`), ...(classes ? ["correctSum", "labelledSum"] : [])].map((name) => `${name}@${p.batch}`);
       for (const batch of data) {
         const p = prepareBatch(this.artifact, batch, { target: true }, true);
         await this.program.prepare([`evaluate@${p.batch}`]);
@@ -260,7 +270,10 @@ export class Trainer implements TrainerCore, Reacting {
       }
       for (const [p, values] of inFlight) add(p, await values);
       if (count === 0) throw new RuntimeFault("bad-data", "nothing to evaluate: the data set is empty", "evaluate");
-      return { loss: loss / total, ...(this.artifact.classes === null ? {} : { accuracy: right / total }), count };
+      return {
+        loss: loss / total, ...(classes ? { accuracy: labelled > 0 ? right / labelled : Number.NaN } : {}),
+        ...(each.length > 0 ? { losses: Object.fromEntries(each.map((output) => [output, (losses.get(output) as number) / total])) } : {}), count,
+      };
     });
   }
 

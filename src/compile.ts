@@ -14,12 +14,14 @@ import { exampleMarks } from "../ir/examples.js";
 import { runPasses, type Pass } from "../ir/pass.js";
 import { AFTER_GRADIENTS, CANONICAL } from "../ir/passes/index.js";
 import { size } from "../ir/type.js";
-import { type Artifact, ARTIFACT_VERSION, type HostOptions, HOST_DEFAULTS, type LayerInfo, type OrphanInfo, type RunScalars, type TensorInfo } from "../runtime/artifact.js";
+import { type Artifact, ARTIFACT_VERSION, type HostOptions, HOST_DEFAULTS, type LayerInfo, type OrphanInfo, type RunScalars, type TargetInfo, type TensorInfo } from "../runtime/artifact.js";
 import { columnCount, type FisherOptions } from "./kfac/fisher.js";
 import { type LayerKindName, layerInfo, mapLayer, type Registration, type Sharing } from "./kfac/layer.js";
 import { INVERSES, type InverseForm } from "./kfac/precondition.js";
 import { register, requireNoOrphans } from "./kfac/register.js";
-import { type Loss, type LossKind, targetType } from "./train/loss.js";
+import { diagonalGraph, fvpGraph } from "./train/curvature.js";
+import { type Head, type HeadSpec, pickHeads } from "./train/heads.js";
+import { type LossKind, type LossSpec, lossName, targetType } from "./train/loss.js";
 import { rebatched } from "./rebatch.js";
 import { absorbGraph, backGraph, evaluateGraph, frontGraph, invertsOnDevice, type OptimizerKind, predictGraph, refreshGraph, scaleGraph, type StepModel, stepGraph } from "./train/step.js";
 import type { WeightDecayMode } from "./train/update.js";
@@ -30,8 +32,12 @@ export interface ForwardModel {
   readonly graph: Graph;
   readonly outputs: readonly ModelOutput[];
   readonly weights: ReadonlyMap<string, { readonly shape: readonly number[]; readonly data: Float32Array }>;
-  /** The loss that the model's author named. */
-  readonly loss?: LossKind;
+  /** The loss that the model's author named for the first output. */
+  readonly loss?: LossSpec;
+  /** Losses that the model's author named, by output. */
+  readonly losses?: readonly HeadSpec[];
+  /** What a training step writes into parameters that are not trained. */
+  readonly updates?: readonly { readonly param: string; readonly value: Value }[];
 }
 
 export interface ModelOutput {
@@ -42,7 +48,10 @@ export interface ModelOutput {
 }
 
 export interface CompileOptions {
+  /** Loss on the first output. */
   readonly loss?: LossKind;
+  /** Losses on several outputs; goes before `loss`. */
+  readonly losses?: readonly HeadSpec[];
   readonly optimizer: OptimizerKind;
   readonly batches: readonly number[];
   readonly fisher: FisherOptions;
@@ -78,7 +87,8 @@ export interface Compiled {
   readonly notes: readonly string[];
 }
 
-const LOGITS = "·logits";
+const LOGITS = "·logits/";
+const UPDATE = "·update/";
 
 /**
  * @param forward makes the forward graph for a batch size; parameters must not depend on it.
@@ -135,26 +145,32 @@ export const prepareFor = (forward: (batch: number) => ForwardModel, source: For
  * a batch cannot be padded, and the exact Fisher is not a sum over examples.
  */
 function mixingNode(m: StepModel): string | null {
-  if ((m.loss.z.type.shape[0] ?? 0) < 2) return null;
-  const mark = exampleMarks(m.graph).get(m.loss.z);
+  const marks = exampleMarks(m.graph);
+  const mark = m.heads.map((h) => h.loss.z).filter((z) => (z.type.shape[0] ?? 0) > 1).map((z) => marks.get(z)).find((found) => found && "lost" in found);
   return mark && "lost" in mark ? (mark.lost.origin ?? mark.lost.op) : null;
 }
 
 /** Canonical forward graph, loss and layers. */
 export function prepare(source: ForwardModel, options: CompileOptions, notes: string[] = []): StepModel {
-  const head = pickLoss(source, options.loss, notes);
-  const results: GraphResult[] = [...source.outputs.map((o) => ({ name: o.name, value: o.value })), { name: LOGITS, value: head.z }];
+  const picked = pickHeads(source, options.losses ?? (options.loss ? [{ kind: options.loss }] : undefined), notes);
+  const updates = source.updates ?? [];
+  const results: GraphResult[] = [
+    ...source.outputs.map((o) => ({ name: o.name, value: o.value })),
+    ...picked.map((h) => ({ name: LOGITS + h.output, value: h.loss.z })), ...updates.map((u) => ({ name: UPDATE + u.param, value: u.value })),
+  ];
   const graph = runPasses({ ...source.graph, results }, CANONICAL, passOptions(options, "forward"));
-  const z = graph.results.find((r) => r.name === LOGITS)?.value as Value;
+  const result = (name: string): Value => graph.results.find((r) => r.name === name)?.value as Value;
+  const heads = picked.map((h): Head => ({ ...h, loss: { ...h.loss, z: result(LOGITS + h.output) } }));
   const registration = register(graph, {
     ...(options.register ? { kinds: options.register } : {}),
     ...(options.layerOverride ? { override: options.layerOverride } : {}),
     ...(options.maxFactor === undefined ? {} : { maxFactor: options.maxFactor }),
     ...(options.sharing ? { sharing: options.sharing } : {}),
-    maxBytes: (options.limits ?? PORTABLE).bindingBytes, roots: [z],
+    maxBytes: (options.limits ?? PORTABLE).bindingBytes, roots: heads.map((h) => h.loss.z),
   });
   if (!graph.params.some((p) => p.trainable)) throw new CompileError("bad-model", "the model has no trainable parameter", source.name, "check that its weights are initializers or Constant tensors");
-  return { graph, loss: { ...head, z }, registration, optimizer: options.optimizer, fisher: options.fisher, inverse: options.inverse ?? INVERSES[0], weightDecayMode: options.weightDecayMode };
+  const written = updates.map((u) => ({ param: graph.params.find((p) => p.value.name === u.param)?.value as Value, value: result(UPDATE + u.param) }));
+  return { graph, heads, updates: written, registration, optimizer: options.optimizer, fisher: options.fisher, inverse: options.inverse ?? INVERSES[0], weightDecayMode: options.weightDecayMode };
 }
 
 /**
@@ -175,32 +191,11 @@ function prepareOne(forward: (batch: number) => ForwardModel, one: ForwardModel,
     if (one.outputs.some((o) => shapes.get(o.name) !== o.value.type.shape.join())) return undefined;
     const layers = two.registration.layers.map((l) => mapLayer(l, of));
     notes.push(...said);
-    return { ...two, graph, marks, loss: { ...two.loss, z: of(two.loss.z) }, registration: { ...two.registration, layers } };
+    return { ...two, graph, marks, heads: two.heads.map((h) => ({ ...h, loss: { ...h.loss, z: of(h.loss.z) } })), updates: (two.updates ?? []).map((u) => ({ param: of(u.param), value: of(u.value) })), registration: { ...two.registration, layers } };
   } catch (e) {
     if (e instanceof CompileError && e.code === "examples-lost") return undefined;
     throw e;
   }
-}
-
-/** The loss given by the user, or the one the model's head implies; differentiated from the logits either way. */
-export function pickLoss(source: ForwardModel, given: LossKind | undefined, notes: string[]): Loss {
-  const output = source.outputs[0];
-  if (!output) throw new CompileError("bad-model", "the model has no output", source.name);
-  if (source.outputs.length > 1) notes.push(`the loss is taken on the first of ${source.outputs.length} outputs, "${output.name}"`);
-  const implied = output.head && ({ softmax: "softmax-ce", "log-softmax": "softmax-ce", sigmoid: "bernoulli-ce" } as const)[output.head.kind];
-  const kind = given ?? source.loss ?? implied;
-  if (!kind) {
-    throw new CompileError("loss-unknown", `the loss cannot be told from output "${output.name}": it ends in neither Softmax, LogSoftmax nor Sigmoid`,
-      source.name, "give --loss softmax-ce | half-sse | bernoulli-ce | mse");
-  }
-  if (!given && !source.loss && implied) notes.push(`loss ${implied} inferred from the ${output.head?.kind} at the end of the graph`);
-  const fromLogits = output.head && (kind === implied);
-  const z = fromLogits && output.head ? output.head.logits : output.value;
-  if (z.type.dtype !== "f32") throw new CompileError("loss-unknown", `output "${output.name}" holds ${z.type.dtype}, not floats`, source.name, "cut the model with --output NAME");
-  if (z.type.shape.length < 1) throw new CompileError("examples-lost", `output "${output.name}" is a scalar`, source.name, "the loss needs one row per example");
-  const axis = fromLogits && output.head ? output.head.axis : Math.min(1, z.type.shape.length - 1);
-  if (kind === "softmax-ce" && z.type.shape.length < 2) throw new CompileError("loss-unknown", `softmax-ce needs [examples, classes]; "${output.name}" is [${z.type.shape}]`, source.name, "use bernoulli-ce or half-sse");
-  return { kind, z, axis };
 }
 
 function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean): Generator<readonly [string, Graph]> {
@@ -225,6 +220,10 @@ function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean): Gen
     }
     yield ["=back", backGraph(m)];
   }
+  if (largest) {
+    yield ["fvp", fvpGraph(m, "exact", { masked: true, ignored: true })];
+    yield ["fvp.empirical", fvpGraph(m, "empirical", { masked: true, ignored: true })];
+  }
   yield ["evaluate", evaluateGraph(m)];
   yield ["predict", predictGraph(m, outputs)];
 }
@@ -245,12 +244,17 @@ function tensorInfo(name: string, t: { dtype: string; shape: readonly number[] }
 }
 
 /** What a program takes, known before anything is compiled: enough to open its data. */
-export const signature = (m: StepModel): Pick<Artifact, "inputs" | "target" | "classes" | "loss"> => ({
-  inputs: m.graph.inputs.map((i) => tensorInfo(i.value.name, i.value.type, i.examples)),
-  target: tensorInfo("target", targetType(m.loss), 0),
-  classes: m.loss.kind === "softmax-ce" ? (m.loss.z.type.shape[m.loss.axis] as number) : null,
-  loss: m.loss.kind,
-});
+export function signature(m: StepModel): Pick<Artifact, "inputs" | "target" | "targets" | "classes" | "loss"> {
+  const targets = m.heads.map((h): TargetInfo => {
+    const { name, dtype, shape } = tensorInfo(h.target, targetType(h.loss), 0);
+    return { name, dtype, shape, output: h.output, classes: h.loss.kind === "softmax-ce" ? (h.loss.z.type.shape[h.loss.axis] as number) : null, loss: lossName(h.loss), weight: h.weight };
+  });
+  const first = targets[0] as TargetInfo;
+  return {
+    inputs: m.graph.inputs.map((i) => tensorInfo(i.value.name, i.value.type, i.examples)),
+    target: { name: first.name, dtype: first.dtype, shape: first.shape }, targets, classes: first.classes, loss: first.loss,
+  };
+}
 
 function makeArtifact(m: StepModel, source: ForwardModel, options: CompileOptions, batches: readonly number[], planned: Planned): Artifact {
   const hash = createHash("sha256").update(JSON.stringify(planned.plan)).update(planned.sources.join("\0")).digest("hex").slice(0, 16);
@@ -260,7 +264,7 @@ function makeArtifact(m: StepModel, source: ForwardModel, options: CompileOption
   return {
     version: ARTIFACT_VERSION, name: source.name, hash, plan: planned.plan, batches,
     ...signature(m),
-    outputs: m.graph.results.filter((r) => r.name !== LOGITS).map((r) => tensorInfo(r.name, r.value.type, r.value.type.shape.length > 0 ? 0 : undefined)),
+    outputs: m.graph.results.filter((r) => !r.name.startsWith(LOGITS) && !r.name.startsWith(UPDATE)).map((r) => tensorInfo(r.name, r.value.type, r.value.type.shape.length > 0 ? 0 : undefined)),
     params: m.graph.params.map((p) => ({ name: p.value.name, shape: p.value.type.shape, dtype: "f32" as const, trainable: p.trainable })),
     layers: m.registration.layers.map(layerInfo), orphans: orphanInfo(m.registration, m.optimizer),
     optimizer: m.optimizer, fisher: m.fisher, inverse: m.inverse, mixes: mixingNode(m), host, run: options.run ?? {},
@@ -278,7 +282,7 @@ export function summary(c: Compiled): string[] {
     `${plan.kernels.length} kernels`];
   if (c.artifact.optimizer === "kfac") {
     lines.push(`dispatches per step: ${count(`front@${batch}`) + count("back")} plain, ${count(`front.stats@${batch}`) + count("back")} with statistics, +${count("refresh")} with new inverses`);
-    const columns = columnCount(c.model.loss, c.model.fisher);
+    const columns = columnCount(c.model.heads, c.model.fisher);
     if (columns > 64) lines.push(`the ${c.model.fisher.kind} Fisher sends ${columns} columns back per example: consider --fisher mc`);
   } else lines.push(`dispatches per step: ${count(`step@${batch}`)}`);
   lines.push(`memory ${mb(c.planned.memory.planned)} planned, ${mb(c.planned.memory.everyTensor)} if every tensor had its own buffer`);

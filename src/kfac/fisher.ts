@@ -2,7 +2,7 @@
 import { type Builder, broadcast, reshape } from "../../ir/builder.js";
 import type { Value } from "../../ir/graph.js";
 import { accumulate, type Head, times } from "../train/heads.js";
-import { derivative, exactColumns, exactVectors, type FisherKind, type Loss, randomSigns, sampleTargets, signed, signShape, targetType, withoutIgnored } from "../train/loss.js";
+import { derivative, exactColumns, exactVectors, type FisherKind, randomSigns, sampleTargets, signed, signShape, targetType, withoutIgnored } from "../train/loss.js";
 
 export interface FisherColumns {
   /** z of a head → [count, ..shape of z] */
@@ -33,17 +33,7 @@ const STREAM_TARGETS = 16;
  *
  * @param targets true targets, for the positions they leave out: no column has anything there
  */
-export function fisherColumns(b: Builder, heads: readonly Head[], options: FisherOptions, key: Key, targets?: ReadonlyMap<Head, Value>): FisherColumns | undefined;
-/** @deprecated one head: kept until the entries take heads */
-export function fisherColumns(b: Builder, loss: Loss, options: FisherOptions, key: Key): { readonly vectors: Value; readonly samples: number } | undefined;
-export function fisherColumns(b: Builder, given: Loss | readonly Head[], options: FisherOptions, key: Key, targets?: ReadonlyMap<Head, Value>) {
-  if (Array.isArray(given)) return columnsOf(b, given as readonly Head[], options, key, targets);
-  const loss = given as Loss;
-  const made = columnsOf(b, [{ loss, weight: 1, target: "target", output: "" }], options, key, undefined);
-  return made && { vectors: made.vectors.get(loss.z) as Value, samples: made.samples };
-}
-
-function columnsOf(b: Builder, heads: readonly Head[], { kind, samples }: FisherOptions, key: Key, targets: ReadonlyMap<Head, Value> | undefined): FisherColumns | undefined {
+export function fisherColumns(b: Builder, heads: readonly Head[], { kind, samples }: FisherOptions, key: Key, targets?: ReadonlyMap<Head, Value>): FisherColumns | undefined {
   if (kind === "empirical") return undefined;
   const vectors = new Map<Value, Value>();
   const add = (head: Head, columns: Value): void => {
@@ -95,11 +85,10 @@ const inputOnce = (b: Builder, name: string, t: Value["type"], examples?: number
   b.inputs.find((i) => i.value.name === name)?.value ?? b.input(name, t, examples);
 
 /** Columns that one backward pass carries besides the gradient's. */
-export function columnCount(given: Loss | readonly Head[], { kind, samples }: FisherOptions): number {
-  const losses = Array.isArray(given) ? (given as readonly Head[]).map((h) => h.loss) : [given as Loss];
+export function columnCount(heads: readonly Head[], { kind, samples }: FisherOptions): number {
   switch (kind) {
     case "empirical": return 0;
-    case "exact": return losses.reduce((n, loss) => n + exactColumns(loss), 0);
+    case "exact": return heads.reduce((n, { loss }) => n + exactColumns(loss), 0);
     case "mc": case "cp": return samples;
     default: return kind satisfies never;
   }

@@ -19,18 +19,19 @@ import { cotangents } from "../../ir/grad.js";
 import { type Graph, type GraphResult, type Node, producers, type Value } from "../../ir/graph.js";
 import { vmap } from "../../ir/vmap.js";
 import * as factors from "../kfac/factors.js";
-import { type FisherOptions, fisherColumns } from "../kfac/fisher.js";
+import { type FisherColumns, type FisherOptions, fisherColumns } from "../kfac/fisher.js";
 import type { Layer, Registration, Site } from "../kfac/layer.js";
 import * as pre from "../kfac/precondition.js";
-import { correct, derivative, type Loss, perExample, targetType } from "./loss.js";
+import { type Head, headLosses, headSeeds, targetInputs } from "./heads.js";
+import { correct, labelled } from "./loss.js";
 import { adamUpdate, Knobs, momentumUpdate, type WeightDecayMode } from "./update.js";
 
 export type OptimizerKind = "kfac" | "sgd" | "adam";
 
 export interface StepModel {
-  /** Canonical forward graph; `loss.z` and the layers' values are its own. */
+  /** Canonical forward graph; the heads' `z` and the layers' values are its own. */
   readonly graph: Graph;
-  readonly loss: Loss;
+  readonly heads: readonly Head[];
   readonly registration: Registration;
   readonly optimizer: OptimizerKind;
   readonly fisher: FisherOptions;
@@ -50,6 +51,8 @@ export interface FrontForm {
   readonly masked: boolean;
   readonly accumulate: boolean;
 }
+
+const examplesOf = (m: StepModel): number => m.heads[0]?.loss.z.type.shape[0] as number;
 
 const finish = (b: Builder, results: Readonly<Record<string, Value>>): Graph =>
   prune(b.finish(Object.entries(results).map(([name, value]): GraphResult => ({ name, value }))));
@@ -87,32 +90,30 @@ interface FrontResult {
 }
 
 function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked, scaling }: FrontForm): FrontResult {
-  const { loss } = m;
+  const { heads } = m;
   const { emit } = b;
-  const target = b.input("target", targetType(loss), 0);
-  const n = loss.z.type.shape[0] as number;
-  const weight = masked ? b.input("weight", { dtype: "f32", shape: [n] }, 0) : undefined;
+  const targets = targetInputs(b, heads);
+  const weight = masked ? b.input("weight", { dtype: "f32", shape: [examplesOf(m)] }, 0) : undefined;
   const zMark: ExampleAxis = { axis: 0, outer: 1, inner: 1 };
   const weigh = (v: Value, w: Value | undefined, mark: ExampleAxis) => (w ? factors.scaleExamples(b, v, w, mark) : v);
 
-  const losses = perExample(b, loss, target);
+  const losses = headLosses(b, heads, targets).total;
   const lossSum = sumAll(emit, weight ? emit("mul", [losses, weight]) : losses);
-  const raw = derivative(b, loss, target);
-  const seed = weigh(raw, weight, zMark);
+  const raw = headSeeds(b, heads, targets);
+  const seeds = new Map([...raw].map(([z, v]) => [z, weigh(v, weight, zMark)] as const));
   const layers = layersOf(m);
   const plain = plainParams(m);
   const sites = layers.flatMap((l) => l.sites);
   const wanted = [...sites.map((s) => s.output.value), ...plain];
 
   const start = b.nodes.length;
-  const cts = cotangents(b, new Map([[loss.z, seed]]), wanted);
+  const cts = cotangents(b, seeds, wanted);
   const backward = b.nodes.slice(start);
   const curved = (stats || scaling) && layers.length > 0;
   const root = weight && curved ? emit("sqrt", [weight]) : undefined;
   const key = () => [knobs.get("seed"), knobs.get("step")] as const;
-  const columns = curved
-    ? (fisherColumns(b, loss, m.fisher, key) ?? (root ? { vectors: reshape(emit, raw, [1, ...raw.type.shape]), samples: 1 } : undefined))
-    : undefined;
+  const own = (): FisherColumns => ({ vectors: new Map([...raw].map(([z, v]) => [z, reshape(emit, v, [1, ...v.type.shape])])), count: 1, samples: 1 });
+  const columns = curved ? (fisherColumns(b, heads, m.fisher, key, targets) ?? (root ? own() : undefined)) : undefined;
 
   // the gradient's cotangent and the Fisher's columns go back together
   const gradientOf = new Map<Value, Value>(cts);
@@ -120,9 +121,11 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked, sca
   let samples = 1;
   if (columns) {
     samples = columns.samples;
-    const vectors = weigh(columns.vectors, root, { ...zMark, axis: 1 });
-    const stacked = emit("concat", [reshape(emit, seed, [1, ...seed.type.shape]), vectors], { axis: 0 });
-    const map = vmap(emit, backward, new Map([[seed, stacked]]));
+    const stacked = new Map([...seeds].map(([z, seed]) => {
+      const vectors = weigh(columns.vectors.get(z) as Value, root, { ...zMark, axis: 1 });
+      return [seed, emit("concat", [reshape(emit, seed, [1, ...seed.type.shape]), vectors], { axis: 0 })] as const;
+    }));
+    const map = vmap(emit, backward, stacked);
     const made = new Map<Value, Value>();
     const marks = exampleMarks(b.finish([]), { sharedSums: true });
     const producer = new Map(backward.flatMap((node) => node.results.map((r) => [r, node] as const)));
@@ -134,13 +137,13 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked, sca
       if (known) return known;
       const mark = marks.get(v);
       const node = producer.get(v);
-      const carries = v === seed || !node || (mark !== undefined && !("lost" in mark));
+      const carries = stacked.has(v) || !node || (mark !== undefined && !("lost" in mark));
       const one = carries ? takeColumns(b, whole, 0, 1, true) : emit(node.op, node.inputs.map(first), node.attrs);
       made.set(v, one);
       return one;
     };
     for (const [v, ct] of cts) gradientOf.set(v, first(ct));
-    const count = columns.vectors.type.shape[0] as number;
+    const { count } = columns;
     fisherOf = (site) => {
       const ct = cts.get(site.output.value);
       const whole = ct && map.get(ct);
@@ -359,15 +362,23 @@ export function stepGraph(m: StepModel, masked: boolean): Graph {
   return finish(b, { lossSum: front.lossSum, ...results });
 }
 
-/** Weighted sums of loss and of correct predictions over one batch, and the loss of each example. */
+/**
+ * Weighted sums over one batch: the loss, each head's own loss where there are several, and correct predictions of the first head that
+ * has classes next to what they are divided by; and the loss of each example.
+ */
 export function evaluateGraph(m: StepModel): Graph {
   const b = Builder.from(m.graph);
-  const target = b.input("target", targetType(m.loss), 0);
-  const losses = perExample(b, m.loss, target);
+  const targets = targetInputs(b, m.heads);
+  const { each, total: losses } = headLosses(b, m.heads, targets);
   const weight = b.input("weight", losses.type, 0);
   const total = (v: Value) => sumAll(b.emit, b.emit("mul", [v, weight]));
-  const hits = correct(b, m.loss, target);
-  return finish(b, { lossSum: total(losses), losses, ...(hits ? { correctSum: total(hits) } : {}) });
+  const results: Record<string, Value> = { lossSum: total(losses), losses };
+  if (m.heads.length > 1) for (const [head, l] of each) results[`lossSum/${head.output}`] = total(l);
+  const classes = m.heads.find((h) => h.loss.kind === "softmax-ce");
+  const target = classes && (targets.get(classes) as Value);
+  const [hits, counted] = classes && target ? [correct(b, classes.loss, target), labelled(b, classes.loss, target)] : [];
+  if (hits && counted) Object.assign(results, { correctSum: total(hits), labelledSum: total(counted) });
+  return finish(b, results);
 }
 
 /** The model's own outputs. */

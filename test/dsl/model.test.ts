@@ -216,7 +216,7 @@ describe("names, heads and losses", () => {
     for (const [head, loss] of [["softmax", "softmax-ce"], ["logSoftmax", "softmax-ce"], ["sigmoid", "bernoulli-ce"]] as const) {
       const made = toForward(model("t", (m) => m.output("p", m[head](m.dense(m.input("x", [4]), 3)))), 2);
       const prepared = prepare(made, COMPILE_DEFAULTS);
-      expect([head, prepared.loss.kind, prepared.graph.results.some((r) => r.value === prepared.loss.z)]).toEqual([head, loss, true]);
+      expect([head, prepared.heads[0]?.loss.kind, prepared.graph.results.some((r) => r.value === prepared.heads[0]?.loss.z)]).toEqual([head, loss, true]);
     }
   });
 

@@ -226,6 +226,10 @@ test("what cannot be done is refused with a reason", () => {
   expect(fisher.multiplyInverse(v, { damping: 4 })["w"]?.data[7]).toBe(0.5);
   expect(fisher.multiplyInverse(v, { damping: 4, form: "pi" })["w"]?.data[7]).toBe(0.5);
   expect(fisher.logdet()).toBe(Number.NEGATIVE_INFINITY);
+  // a smallest eigenvalue below the rounding of the largest is noise, not a direction of high certainty
+  const noisy = new KroneckerFisher([{ ...layer, A: Float64Array.from({ length: 65 }, (_, k) => (k === 3 ? 1e-17 : 1)), G: new Float64Array(64).fill(1) }], shapes);
+  expect(() => noisy.multiplyInverse(v, { damping: 0 })).toThrow(/singular: its eigenvalues reach from 1e-17 to 1/);
+  expect(noisy.multiplyInverse(v, { damping: 1e-3 })["w"]?.data[3]).toBeCloseTo(2000, 8);
   expect(() => fisher.multiplySqrt(v, { damping: -1 })).toThrow(/damping must be/);
   expect(() => new KroneckerFisher([{ ...layer, A: new Float64Array(3) }], shapes)).toThrow(/"kfac\/zero\/A" should hold 1 × 65 numbers and holds 3/);
   expect(() => new KroneckerFisher([{ ...layer, G: new Float64Array(64).fill(Number.NaN) }], shapes)).toThrow(/"kfac\/zero\/G" holds a number that is not finite/);
