@@ -213,3 +213,7 @@ export interface Artifact {
   /** Start values of the run-time knobs that differ from their defaults. */
   readonly run: Partial<RunScalars>;
 }
+
+/** The losses of a program. */
+export const targetsOf = (a: Pick<Artifact, "target" | "targets" | "classes" | "loss" | "outputs">): readonly TargetInfo[] =>
+  a.targets ?? [{ ...a.target, output: a.outputs[0]?.name ?? "", classes: a.classes, loss: a.loss, weight: 1 }];

@@ -7,7 +7,7 @@
  * A diagonal side is its own eigenbasis and has no U.
  */
 import type { LayerInfo } from "./artifact.js";
-import { type Eigen } from "./eigen.js";
+import type { Eigen } from "./eigen.js";
 import { type EigenJob, eigenMany } from "./offthread.js";
 import type { TrainerCore } from "./state.js";
 
@@ -42,7 +42,10 @@ export async function decompose(layers: readonly LayerInfo[], factor: (layer: La
   const done = await eigenMany(jobs, { consume: true });
   const made = waiting.map((take) => take(done));
   let at = 0;
-  const next = (count: number): SideEigen[] => made.slice(at, (at += count));
+  const next = (count: number): SideEigen[] => {
+    at += count;
+    return made.slice(at - count, at);
+  };
   return new Map(layers.map((l) => [l, { A: next(l.groups), G: next(l.groups) }] as const));
 }
 

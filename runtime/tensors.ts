@@ -1,5 +1,7 @@
 /** Batches as users pass them: checked against the model, padded to a compiled batch size. */
-import { type Artifact, RuntimeFault, type TargetInfo, type TensorInfo } from "./artifact.js";
+import { type Artifact, RuntimeFault, type TargetInfo, targetsOf, type TensorInfo } from "./artifact.js";
+
+export { targetsOf } from "./artifact.js";
 
 export type Tensor = { readonly shape: readonly number[]; readonly data: Float32Array | Int32Array };
 /** By output name, where several outputs have a loss. */
@@ -22,13 +24,7 @@ export interface Prepared {
   readonly arrays: ReadonlyMap<string, Float32Array | Int32Array>;
   /** Fixed targets for the Fisher by the names of their graph inputs, if there are any. */
   readonly mcArrays: ReadonlyMap<string, Float32Array | Int32Array> | undefined;
-  /** Those of the first head. */
-  readonly mcTargets: Float32Array | Int32Array | undefined;
 }
-
-/** The losses of a program. */
-export const targetsOf = (a: Pick<Artifact, "target" | "targets" | "classes" | "loss" | "outputs">): readonly TargetInfo[] =>
-  a.targets ?? [{ ...a.target, output: a.outputs[0]?.name ?? "", classes: a.classes, loss: a.loss, weight: 1 }];
 
 const product = (shape: readonly number[]): number => shape.reduce((n, d) => n * d, 1);
 
@@ -66,7 +62,7 @@ export function prepareBatch(artifact: Artifact, batch: Batch, need: { readonly 
   const weightSum = weights ? weights.reduce((a, b) => a + b, 0) : count;
   if (!(weightSum > 0)) throw fault("all weights of the batch are 0", "weight");
   const mcArrays = batch.mcTargets === undefined ? undefined : targets("mcTargets");
-  return { count, batch: size, weightSum, weight, arrays, mcArrays, mcTargets: mcArrays && [...mcArrays.values()][0] };
+  return { count, batch: size, weightSum, weight, arrays, mcArrays };
 }
 
 /** One head takes a tensor (or a record of one), several take a record by output name. */

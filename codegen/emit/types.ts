@@ -1,5 +1,5 @@
 /** `index.d.ts` of a generated module: batches with the model's own names and shapes. */
-import type { Artifact, TargetInfo, TensorInfo } from "../../runtime/artifact.js";
+import { type Artifact, type TargetInfo, targetsOf, type TensorInfo } from "../../runtime/artifact.js";
 
 /** A name as a key of an object literal. */
 export const property = (name: string): string => (/^[A-Za-z_$][A-Za-z0-9_$]*$/.test(name) ? name : JSON.stringify(name));
@@ -33,15 +33,17 @@ export const spellTarget = ({ shape, classes }: Target): string =>
 
 /** One target is a tensor, several are tensors by output. */
 function targetMember(artifact: Artifact): string {
-  const { target, targets = [], classes, loss } = artifact;
-  if (targets.length < 2) return member({ ...target, name: "target" }, 0, spellTarget({ ...target, classes, loss }));
+  const targets = targetsOf(artifact);
+  const [first, ...others] = targets as readonly [TargetInfo, ...TargetInfo[]];
+  if (others.length === 0) return member({ ...first, name: "target" }, 0, spellTarget(first));
   const each = targets.map((t) => `  ${member({ ...t, name: t.output }, 0, `${spellTarget(t)}; ${oneLine(t.loss)}${t.weight === 1 ? "" : `, times ${t.weight}`}`).replaceAll("\n", "\n  ")}`);
   return `  /** By output. */\n  readonly target: {\n${each.join("\n")}\n  };`;
 }
 
 /** @param runtime module specifier of the runtime. */
 export function moduleTypes(artifact: Artifact, runtime: string): string {
-  const { inputs, outputs, params, targets = [] } = artifact;
+  const { inputs, outputs, params } = artifact;
+  const targets = targetsOf(artifact);
   return `// Types of the training program of ${oneLine(artifact.name)}. Made by kfacc compile; changes are lost when it runs again.
 import type { Fisher, LayerInfo, Metrics, RunScalars, StepResult, Tensor } from "${runtime}";
 

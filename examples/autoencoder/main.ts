@@ -10,8 +10,8 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { layerTable, linePlot, makeFolder, openDevice, startProgress, summary, table, writeAtomic } from "kfacc";
-import { BATCH, STEPS } from "./plan.js";
-import { compiled, FOLDER, HELD_BACK, loadDigits, type OptimizerName, OPTIMIZERS, type Outcome, type Settings, train } from "./training.js";
+import { BATCH, type OptimizerName, OPTIMIZERS, STEPS } from "./plan.js";
+import { compiled, FOLDER, HELD_BACK, loadDigits, type Outcome, type Settings, train } from "./training.js";
 
 const NAMES: Record<OptimizerName, string> = { kfac: "K-FAC", ekfac: "EKFAC", sgd: "SGD-momentum" };
 const OUT = join("out", "autoencoder");
@@ -21,6 +21,7 @@ type Outcomes = ReadonlyMap<OptimizerName, Outcome>;
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { steps: { type: "string" }, only: { type: "string" } } });
   const chosen = JSON.parse(await readFile(join(FOLDER, "hyperparameters.json"), "utf8")) as Partial<Record<OptimizerName, Settings>>;
+  if (values.steps !== undefined && !/^[1-9]\d*$/.test(values.steps)) throw new Error(`--steps "${values.steps}" is not a whole number of at least 1`);
   const wanted = values.only?.split(",") ?? OPTIMIZERS;
   const runs = OPTIMIZERS.flatMap((name) => (wanted.includes(name) && chosen[name] ? [chosen[name]] : []));
   const opened = await openDevice();

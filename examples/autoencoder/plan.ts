@@ -1,5 +1,6 @@
 /** What every run of the example, and of its search, has in common. */
-import type { OptimizerName } from "./training.js";
+export const OPTIMIZERS = ["kfac", "ekfac", "sgd"] as const;
+export type OptimizerName = (typeof OPTIMIZERS)[number];
 
 export const BATCH = 256;
 /** Length of a run in steps: at this batch a step of SGD takes half as long as one of K-FAC, so it gets twice as many. */

@@ -10,8 +10,8 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { openDevice, writeAtomic } from "kfacc";
-import { BATCH, PERIODS, SEARCH_STEPS } from "./plan.js";
-import { compiled, FOLDER, HELD_BACK, loadDigits, type OptimizerName, OPTIMIZERS, type Settings, train } from "./training.js";
+import { BATCH, type OptimizerName, OPTIMIZERS, PERIODS, SEARCH_STEPS } from "./plan.js";
+import { compiled, FOLDER, HELD_BACK, loadDigits, type Settings, train } from "./training.js";
 
 interface Trial {
   readonly settings: Settings;

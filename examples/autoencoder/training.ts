@@ -5,16 +5,13 @@ import { fileURLToPath } from "node:url";
 import { batches, COMPILE_DEFAULTS, CONSTANT, compile, type Compiled, type Examples, inOrder, openDataset, type openDevice, rateAt, RuntimeFault, type Schedule, splitExamples, toBatch, Trainer } from "kfacc";
 import { toForward } from "kfacc/dsl";
 import autoencoder from "./model.js";
-import { BATCH, JUDGE_EVERY } from "./plan.js";
+import { BATCH, JUDGE_EVERY, type OptimizerName } from "./plan.js";
 
 /** Training digits held back to judge by. With so many, the rest is whole batches of 128, 256 or 512. */
 export const HELD_BACK = 1120;
 const SCHEDULE: Schedule = { ...CONSTANT, kind: "cosine" };
 /** Steps whose losses are waited for later, so that the device always has work. */
 const IN_FLIGHT = 3;
-
-export const OPTIMIZERS = ["kfac", "ekfac", "sgd"] as const;
-export type OptimizerName = (typeof OPTIMIZERS)[number];
 
 export interface Settings {
   readonly optimizer: OptimizerName;

@@ -258,7 +258,6 @@ describe("what a batch must be", () => {
     "no target": [{ x: good.x }, /"target" is missing/],
     "fewer targets than examples": [{ ...good, target: target(0, 1, 2) }, /"target" has shape \[3\]/],
     "a label too large": [{ ...good, target: target(0, 1, 3, 2) }, /label 3 is outside 0 … 2/],
-    "a negative label": [{ ...good, target: target(0, -1, 1, 2) }, /label -1/],
     "a label that is no whole number": [{ ...good, target: { shape: [4], data: Float32Array.of(0, 1, 1.5, 2) } }, /1.5/],
     "a label that is not a number": [{ ...good, target: { shape: [4], data: Float32Array.of(0, 1, Number.NaN, 2) } }, /NaN/],
     "no example": [{ x: x([0, 4]), target: target() }, /empty/],
