@@ -4,7 +4,7 @@
  */
 import { CompileError } from "../ir/error.js";
 import { RuntimeFault } from "../runtime/artifact.js";
-import { batches, type Examples, inOrder, type OrderState } from "../runtime/batches.js";
+import { asBatch, batches, type Examples, inOrder, type OrderState } from "../runtime/batches.js";
 import { decode, encode, type SafeTensor } from "../runtime/safetensors.js";
 import type { Batch, Tensor } from "../runtime/tensors.js";
 import type { Metrics, Trainer } from "../runtime/trainer.js";
@@ -102,7 +102,7 @@ const BLOWN_UP = 1e4;
 const mean = (list: readonly number[]): number => list.reduce((a, b) => a + b, 0) / list.length;
 
 /** A batch as the trainer takes it. */
-export const toBatch = (e: Examples): Batch => ({ ...e.inputs, ...(e.target ? { target: e.target } : {}) });
+export const toBatch = (e: Examples): Batch => asBatch(e);
 
 /**
  * The examples that fill whole batches, where the model mixes a batch's examples and none may be padded; else all of them. Which are left

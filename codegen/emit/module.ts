@@ -1,5 +1,5 @@
 /** The files of a generated module, as text: what to write is decided here, writing is the caller's. */
-import type { Artifact } from "../../runtime/artifact.js";
+import { type Artifact, targetsOf } from "../../runtime/artifact.js";
 import { moduleTypes, oneLine, property } from "./types.js";
 import { withUses } from "./usage.js";
 
@@ -46,7 +46,7 @@ function indexSource(artifact: Artifact, { runtime, version, summary }: ModuleOp
     "",
     ...summary,
     `inputs   ${inputs.join(", ")}`,
-    `target   ${artifact.target.dtype}[${["N", ...artifact.target.shape].join(", ")}]${artifact.classes === null ? "" : `, classes 0 … ${artifact.classes - 1}`}, loss ${artifact.loss}`,
+    ...targetsOf(artifact).map((t) => `${t.name.padEnd(8)} ${t.dtype}[${["N", ...t.shape].join(", ")}]${t.classes === null ? "" : `, classes 0 … ${t.classes - 1}`}, loss ${t.loss}${t.weight === 1 ? "" : ` times ${t.weight}`}`),
     "",
     ...layerLines(artifact),
     "",
@@ -76,14 +76,17 @@ function layerLines({ layers, orphans }: Artifact): string[] {
 }
 
 /** What a user passes to `step`, spelled for the largest batch. */
-function exampleBatch({ inputs, target, batches }: Artifact): string {
+function exampleBatch(artifact: Artifact): string {
+  const { inputs, batches } = artifact;
   const tensor = (name: string, shape: readonly number[], dtype: string) => {
     const size = shape.reduce((n, d) => n * d, 1);
     return `${property(name)}: { shape: [${shape.join(", ")}], data: new ${dtype === "i32" ? "Int32Array" : "Float32Array"}(${size}) }`;
   };
   const batch = batches[0] as number;
   const full = (shape: readonly number[], examples: number | null) => (examples === null ? shape : [...shape.slice(0, examples), batch, ...shape.slice(examples)]);
-  return [...inputs.map((i) => tensor(i.name, full(i.shape, i.examples), i.dtype)), tensor("target", full(target.shape, 0), target.dtype)].join(", ");
+  const targets = targetsOf(artifact);
+  const each = targets.map((t) => tensor(targets.length === 1 ? "target" : t.output, full(t.shape, 0), t.dtype));
+  return [...inputs.map((i) => tensor(i.name, full(i.shape, i.examples), i.dtype)), targets.length === 1 ? each[0] : `target: { ${each.join(", ")} }`].join(", ");
 }
 
 /** What the plan's entries do. Kernel files name them in their heads; suffixes say the rest. */

@@ -10,18 +10,18 @@ const TRAINED = FLAGS.filter((f) => f.group === "data" && f.name !== "weights").
 
 export const COMMANDS: readonly CommandSpec[] = [
   { name: "layers", usage: "layers <model>", doc: "Which parameters belong to which layer, and why some belong to none.",
-    flags: [...MODEL, "loss", "optimizer", ...REGISTER, ...GENERAL], examples: ["kfacc layers lenet.onnx", "kfacc layers lenet.onnx --json --strict"] },
+    flags: [...MODEL, "loss", "loss-weight", "optimizer", ...REGISTER, ...GENERAL], examples: ["kfacc layers lenet.onnx", "kfacc layers lenet.onnx --json --strict"] },
   { name: "print", usage: "print <model>", doc: "The model in kfacc's own language.",
-    flags: [...MODEL, "loss", "optimizer", "batch", "fisher", "fisher-samples", ...REGISTER, "after", "entry", "out", ...GENERAL], examples: ["kfacc print lenet.onnx --after canonicalize", "kfacc print lenet.onnx -o lenet.kir"] },
+    flags: [...MODEL, "loss", "loss-weight", "optimizer", "batch", "fisher", "fisher-samples", ...REGISTER, "after", "entry", "out", ...GENERAL], examples: ["kfacc print lenet.onnx --after canonicalize", "kfacc print lenet.onnx -o lenet.kir"] },
   { name: "compile", usage: "compile <model>", doc: "Writes a training program: plan, kernels, weights and a typed ES module.",
     flags: [...PROGRAM, "out", "standalone", ...GENERAL], examples: ["kfacc compile lenet.onnx --loss softmax-ce -o lenet", "kfacc compile net.ts -o net --batch 64,256 --standalone"] },
   { name: "train", usage: "train <model>", doc: "Trains a model on a data set and writes it back.",
     flags: [...PROGRAM, ...TRAINED, ...inGroups("training"), "out", "history", "plot", ...GENERAL],
     examples: ["kfacc train lenet.onnx --loss softmax-ce --data mnist/ --out trained.onnx", "kfacc train lenet.onnx --data mnist/ --resume lenet.checkpoint.safetensors"] },
   { name: "evaluate", usage: "evaluate <model|folder>", doc: "Loss and accuracy over a data set.",
-    flags: [...MODEL, "loss", "batch", "data", "target", "scale", "split", "weights", ...GENERAL], examples: ["kfacc evaluate trained.onnx --loss softmax-ce --data mnist/"] },
+    flags: [...MODEL, "loss", "loss-weight", "batch", "data", "target", "example-weight", "scale", "split", "weights", ...GENERAL], examples: ["kfacc evaluate trained.onnx --loss softmax-ce --data mnist/"] },
   { name: "predict", usage: "predict <model|folder>", doc: "The model's outputs for a data set.",
-    flags: [...MODEL, "batch", "data", "target", "scale", "split", "weights", "out", ...GENERAL], examples: ["kfacc predict trained.onnx --data mnist/ -o predictions.npz"] },
+    flags: [...MODEL, "batch", "data", "target", "example-weight", "scale", "split", "weights", "out", ...GENERAL], examples: ["kfacc predict trained.onnx --data mnist/ -o predictions.npz"] },
   { name: "devices", usage: "devices", doc: "The ways to a WebGPU device on this machine.", flags: [...GENERAL], examples: [] },
   { name: "help", usage: "help [topic]", doc: "This list, a command's flags, or the errors (kfacc help errors).", flags: [...GENERAL], examples: [] },
 ];

@@ -57,14 +57,14 @@ async function compileFor(path: string, s: Settings, io: Io, needsLoss: boolean)
 
 /** Nothing is trained: the smallest program that evaluates and predicts. */
 function compileOptionsForUse(s: Settings) {
-  const { loss, batches } = compileOptions(s);
-  return { ...(loss ? { loss } : {}), batches, optimizer: "sgd" as const, fisher: { kind: "mc" as const, samples: 1 }, weightDecayMode: "l2" as const };
+  const { loss, losses, batches } = compileOptions(s);
+  return { ...(loss ? { loss } : {}), ...(losses ? { losses } : {}), batches, optimizer: "sgd" as const, fisher: { kind: "mc" as const, samples: 1 }, weightDecayMode: "l2" as const };
 }
 
 export async function openData(a: Signature, s: Settings, io: Io, options: { readonly labels: boolean; readonly split: "train" | "test" }): Promise<Dataset> {
   const data = await openDataset(s.required("data"), {
     ...dataSpec(a, options.labels),
-    target: s.text("target"), scale: s.optionalNumber("scale"), split: (s.text("split") as "train" | "test" | undefined) ?? options.split,
+    target: s.list("target"), exampleWeight: s.text("example-weight"), scale: s.optionalNumber("scale"), split: (s.text("split") as "train" | "test" | undefined) ?? options.split,
   });
   for (const n of data.notes) io.note(`note: ${n}`);
   return data;

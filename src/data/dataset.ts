@@ -129,7 +129,7 @@ async function loadNpz(path: string, options: DataOptions): Promise<Loaded> {
     throw new CompileError("bad-option", `no array "${name}"`, `${flag}, ${where}`, `it holds ${names.join(", ")}`);
   };
   const heads = headsOf(options);
-  const given = targetNames(heads, options.target);
+  const given = targetNames(heads, options.target).heads;
   const targets = heads.map(({ output = "", labels }, k) => {
     const named = given[k];
     if (named !== undefined) known(named, "--target");
@@ -156,7 +156,7 @@ async function loadCsv(path: string, options: DataOptions): Promise<Loaded> {
   const where = `file "${path}"`;
   const input = onlyInput(options, where);
   const heads = headsOf(options);
-  const names = targetNames(heads, options.target);
+  const { heads: names, unused } = targetNames(heads, options.target);
   const [labels, ...others] = heads.map((h) => h.labels);
   const unnamed = heads.length > 1 ? names.indexOf(undefined) : -1;
   if (unnamed >= 0 && heads[unnamed]?.labels)
@@ -167,6 +167,7 @@ async function loadCsv(path: string, options: DataOptions): Promise<Loaded> {
     text: labels?.kind !== "values",
     more: [
       ...others.flatMap((spec, k) => { const target = names[k + 1]; return target === undefined ? [] : [{ target, text: spec?.kind !== "values", flag: "--target" }]; }),
+      ...unused.map((target) => ({ target, text: true, flag: "--target" })),
       ...(options.exampleWeight === undefined ? [] : [{ target: options.exampleWeight, text: false, flag: "--example-weight" }]),
     ],
     // Without labels to read, a column too many is the target of another day; without a column too many, inputs are targets.

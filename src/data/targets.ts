@@ -20,26 +20,38 @@ export interface LoadedTarget {
   readonly classNames?: readonly string[] | undefined;
 }
 
+export interface TargetNames {
+  /** The column or array of each head, undefined where none was named. */
+  readonly heads: readonly (string | undefined)[];
+  /** Those of outputs whose loss is switched off. */
+  readonly unused: readonly string[];
+}
+
 /**
- * `--target COLUMN` for one head, `--target OUTPUT=COLUMN` for several: the column or array of each head, undefined where none was named.
+ * `--target COLUMN` for one head, `--target OUTPUT=COLUMN` for several.
  *
  * @throws CompileError "bad-option" where a name belongs to no head, or a head is named twice
  */
-export function targetNames(heads: readonly TargetSpec[], given: string | readonly string[] | undefined): (string | undefined)[] {
+export function targetNames(heads: readonly TargetSpec[], given: string | readonly string[] | undefined): TargetNames {
   const texts = typeof given === "string" ? [given] : (given ?? []);
   const made: (string | undefined)[] = heads.map(() => undefined);
   const plain: string[] = [];
+  const outputs = heads.flatMap((h) => h.output ?? []);
   for (const text of texts) {
-    const found = heads.reduce((best, { output }, k) => (output !== undefined && text.startsWith(`${output}=`) && output.length > (heads[best]?.output?.length ?? -1) ? k : best), -1);
-    if (found < 0) plain.push(text);
-    else if (made[found] !== undefined) throw new CompileError("bad-option", `two targets for output "${heads[found]?.output}"`, `--target ${text}`, "columns go into one: OUTPUT=COLUMN,COLUMN");
-    else made[found] = text.slice((heads[found]?.output as string).length + 1);
+    // names may hold "=": the longest one that fits
+    const fitting = outputs.filter((output) => text.startsWith(`${output}=`)).sort((a, b) => b.length - a.length);
+    const [output] = fitting;
+    const at = heads.findIndex((h) => h.output === output);
+    if (output === undefined) plain.push(text);
+    else if (made[at] !== undefined) throw new CompileError("bad-option", `two targets for output "${output}"`, `--target ${text}`, "columns go into one: OUTPUT=COLUMN,COLUMN");
+    else made[at] = text.slice(output.length + 1);
   }
   // where a single head is left, targets named for other outputs are those of losses that were switched off
-  if (heads.length === 1 && (made[0] !== undefined || plain.length === 1)) return made[0] === undefined ? plain : made;
+  if (heads.length === 1 && made[0] !== undefined) return { heads: made, unused: plain.map((text) => text.slice(text.lastIndexOf("=") + 1)) };
+  if (heads.length === 1 && plain.length === 1) return { heads: plain, unused: [] };
   if (plain.length > 0)
     throw new CompileError("bad-option", heads.length === 1 ? "several targets, but one output has a loss" : "it names no output with a loss", `--target ${plain[0]}`, `give OUTPUT=${plain[0]} with one of ${heads.map((h) => h.output).join(", ")}`);
-  return made;
+  return { heads: made, unused: [] };
 }
 
 /** What the loss takes, made of what the file has. */

@@ -179,7 +179,7 @@ function scratchFactor({ custom, z }: FormulaLoss) {
  * @param signs of shape `signShape(loss)`
  */
 export function signed(b: Builder, loss: Loss, signs: Value): Value {
-  const { kind, z, axis } = loss;
+  const { z, axis } = loss;
   const { emit } = b;
   switch (loss.kind) {
     case "custom": {

@@ -43,13 +43,13 @@ export async function stepOnDevice(open: OpenDevice, s: Scene): Promise<DeviceSt
 }
 
 function batchOf(s: Scene): Batch {
-  const several = s.heads.length > 1;
-  const given: [string, NdArray][] = [
-    ...s.source.graph.inputs.map(({ value }): [string, NdArray] => [value.name, s.named[value.name] as NdArray]),
-    ...s.heads.map((h): [string, NdArray] => [h.head.target, h.target]),
-    ...(s.compiled.model.fisher.kind === "mc" && s.heads.every((h) => h.head.loss.kind !== "custom") ? s.heads.map((h): [string, NdArray] => [several ? `mcTargets/${h.head.output}` : "mcTargets", h.drawn]) : []),
-  ];
-  return Object.fromEntries(given.map(([name, a]): [string, Tensor] => [name, { shape: a.shape, data: a.dtype === "f32" || a.dtype === "f16" ? Float32Array.from(a.data) : Int32Array.from(a.data) }]));
+  const tensor = (a: NdArray): Tensor => ({ shape: a.shape, data: a.dtype === "f32" || a.dtype === "f16" ? Float32Array.from(a.data) : Int32Array.from(a.data) });
+  const byOutput = (which: "target" | "drawn") => Object.fromEntries(s.heads.map((h) => [h.head.output, tensor(h[which])]));
+  const drawn = s.compiled.model.fisher.kind === "mc" && s.heads.every((h) => h.head.loss.kind !== "custom");
+  return {
+    ...Object.fromEntries(s.source.graph.inputs.map(({ value }) => [value.name, tensor(s.named[value.name] as NdArray)])),
+    target: byOutput("target"), ...(drawn ? { mcTargets: byOutput("drawn") } : {}),
+  };
 }
 
 /** The first `rows` × `columns` of stored matrices, which may be padded, per group. */

@@ -95,7 +95,7 @@ export function checkLayer(s: Scene, claims: Claims, passes: Passes, statistics:
     return { checks, exact: { layer, layout, rows: undefined, gradient, factors: undefined } };
   }
   const rows: LayerRows = { layer: layerInfo(layer), layout, sites, examples: s.examples, samples: passes.samples, y: passes.columns.map((c) => sites.map((site) => site.y(c))) };
-  const factors = layer.form === "block" ? { F: fisherBlocks(rows) } : { A: factor(rows, "A"), G: factor(rows, "G") };
+  const factors: NonNullable<ExactLayer["factors"]> = layer.form === "block" ? { F: fisherBlocks(rows) } : { A: factor(rows, "A"), G: factor(rows, "G") };
   for (const [part, want] of Object.entries(factors)) {
     const got = statistics?.[`stat/${layer.name}/${part}`]?.data;
     checks.push(got ? compared(part, relativeError(got.map((x) => x / s.examples), want), EXACT, "by the definition, against the program's statistics in float64") : held(part, false, `the program has no statistics "stat/${layer.name}/${part}"`));
@@ -106,11 +106,12 @@ export function checkLayer(s: Scene, claims: Claims, passes: Passes, statistics:
 
 /** Σ of parameters' cotangents over passes, as the layer's matrix. */
 function exactMatrix(s: Scene, layer: Layer, layout: Layout, passes: readonly Cotangents[], scale: number): Float64Array {
-  const [w, b] = [s.oracle.param(layer.weight.param.name), layer.bias && s.oracle.param(layer.bias.param.name)];
+  const w = s.oracle.param(layer.weight.param.name);
+  const b = layer.bias && s.oracle.param(layer.bias.param.name);
   const out = new Float64Array(layout.groups * layout.dG * layout.dA);
   for (const p of passes) {
     if (!w) break;
-    toMatrix(layout, (p.get(w) as NdArray).data, b && p.get(b)?.data).forEach((x, k) => { out[k] = (out[k] as number) + scale * x; });
+    toMatrix(layout, (p.get(w) as NdArray).data, b && (p.get(b) as NdArray).data).forEach((x, k) => { out[k] = (out[k] as number) + scale * x; });
   }
   return out;
 }

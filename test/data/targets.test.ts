@@ -31,7 +31,10 @@ describe("a .csv", () => {
   it("of one head keeps its own way, and the last columns before the weights are its default", async () => {
     const one = { inputs: [x], labels: { kind: "values", shape: [1] } } as const;
     expect(flat(await open("d.csv", "1,2,3,9\n4,5,6,8\n", { ...one, exampleWeight: "-1" }))).toEqual({ inputs: { x: [1, 2, 4, 5] }, target: [3, 6], weight: [9, 8] });
-    expect(flat(await open("d.csv", "1,2,3\n4,5,6\n", { ...one, heads: [{ output: "y", labels: one.labels }], target: ["y=0", "other=1"] })).target).toEqual([1, 4]);
+    expect(flat(await open("d.csv", "1,2,3\n4,5,6\n", { ...one, heads: [{ output: "y", labels: one.labels }], target: ["y=0"] })).target).toEqual([1, 4]);
+  });
+  it("leaves out the columns of an output whose loss is switched off", async () => {
+    expect(flat(await open("d.csv", CSV, { inputs: [x], heads: [size], target: ["size=h,w", "kind=k"], exampleWeight: "n" }))).toMatchObject({ inputs: { x: [1, 2, 9, 3] }, target: [3, 4, 1, 2] });
   });
   it("for prediction leaves all of them out", async () => {
     expect(flat(await open("d.csv", CSV.replaceAll(/cat|dog/g, "1"), { inputs: [x], heads: [{ output: "kind" }, { output: "size" }], target: ["size=h,w", "kind=k"], exampleWeight: "n" }))).toMatchObject({ inputs: { x: [1, 2, 5, 6, 9, 3] } });
