@@ -199,7 +199,8 @@ export interface Artifact {
   /** Every output with a loss; `target`, `classes` and `loss` are those of the first. Absent: it is the only one. */
   readonly targets?: readonly TargetInfo[];
   readonly outputs: readonly (TensorInfo & { readonly examples: number | null })[];
-  readonly params: readonly (TensorInfo & { readonly trainable: boolean })[];
+  /** `updated`: not trained, but every training step writes it (running statistics). */
+  readonly params: readonly (TensorInfo & { readonly trainable: boolean; readonly updated?: boolean })[];
   readonly layers: readonly LayerInfo[];
   readonly orphans: readonly OrphanInfo[];
   readonly optimizer: "kfac" | "sgd" | "adam";

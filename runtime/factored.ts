@@ -125,3 +125,15 @@ export function normals(length: number, group: number, draw: number, key: readon
   }
   return out;
 }
+
+/** What f makes of every group, one after the other; [at, end) is the group's part of a matrix form. */
+export function perGroup(groups: readonly Group[], f: (group: Group, at: number, end: number) => Float64Array): Float64Array {
+  const out = new Float64Array(groups.reduce((n, { rows, columns }) => n + rows * columns, 0));
+  let at = 0;
+  for (const group of groups) {
+    const end = at + group.rows * group.columns;
+    out.set(f(group, at, end), at);
+    at = end;
+  }
+  return out;
+}

@@ -1,7 +1,27 @@
-/** The Fisher estimate of a trainer: its running curvature. */
-import type { LayerInfo } from "./artifact.js";
-import type { Tensor } from "./tensors.js";
+/**
+ * The Fisher matrix of a trainer's model: running factors, estimates over a data set, exact products and diagonals on batches.
+ * F is a mean over examples throughout. The algebra of estimates is in `fisher-estimate.ts`.
+ */
+import { type LayerInfo, RuntimeFault } from "./artifact.js";
+import { type FisherProgress, gatherStatistics, meanOver, readRunning } from "./fisher-device.js";
+import { Estimate } from "./fisher-estimate.js";
+import type { EstimateInfo } from "./fisher-layers.js";
+import { checkedVector, type ParamShape, type VectorOptions } from "./fisher-vectors.js";
+import type { Vector, VectorResult } from "./kronecker.js";
 import type { TrainerCore } from "./state.js";
+import { type Batch, targetsOf, type Tensor } from "./tensors.js";
+
+export interface EstimateOptions {
+  /** Called as batches are enqueued. */
+  readonly onBatch?: (done: FisherProgress) => void;
+  /** Of sampled targets; default: the trainer's. The same seed, data and weights give the same estimate. */
+  readonly seed?: number;
+}
+
+export interface ExactOptions {
+  /** exact (default): the Fisher over the model's own predictions, which is the Gauss–Newton matrix · empirical: Σ g·gᵀ with the data's targets. */
+  readonly kind?: "exact" | "empirical";
+}
 
 /** Of one layer; with a leading axis of groups where there are several, and diagonals as vectors. */
 export interface Factors {
@@ -47,6 +67,78 @@ export class Fisher {
     return Object.fromEntries(read.map(([l, [A, G]]) => [l.name, { Ainv: side(l, "A", A as Float32Array), Ginv: side(l, "G", G as Float32Array) }]));
   }
 
+  /**
+   * Factors of a whole data set at the weights of now, as means over its examples (by weight, where batches have weights), and the mean
+   * gradient. Batches of any size: larger ones than the program takes are cut. The training state is left exactly as it is; it runs in order
+   * with steps that are under way.
+   *
+   * @throws RuntimeFault "bad-option" between gradients() and update(), or without K-FAC; "bad-data" for no example; "diverged" for factors
+   *   that are not finite
+   */
+  async estimate(data: Iterable<Batch>, options: EstimateOptions = {}): Promise<Estimate> {
+    const t = this.#trainer;
+    this.#requireFactors("estimate()");
+    this.#requireClosed("estimate()");
+    const { layers, gradient, examples, count } = await t.task(() => gatherStatistics(t, data, options.seed ?? t.state.seed, options.onBatch));
+    return new Estimate({ ...this.#info("data"), examples, count }, layers, this.#params(), gradient);
+  }
+
+  /** The running averages of training. @throws RuntimeFault "bad-option" before the first statistics, or without K-FAC */
+  async current(): Promise<Estimate> {
+    const t = this.#trainer;
+    this.#requireFactors("current()");
+    const layers = await t.task(async () => {
+      if (t.state.statSteps === 0) throw new RuntimeFault("bad-option", "there are no running averages before the first step", "current()", "train a step, or use estimate(data)");
+      return readRunning(t);
+    });
+    return new Estimate(this.#info("running"), layers, this.#params());
+  }
+
+  /**
+   * F·v on a batch, or on several, for all trainable parameters, with or without a layer: no approximation but float32.
+   * Where the model mixes the examples of a batch, whole batches alone, and F is that of the batch's mean loss.
+   *
+   * @throws RuntimeFault "bad-data" for a name that is no trainable parameter, another shape, or (unless `missing: "zero"`) a missing one
+   */
+  async multiply(v: Vector, data: Batch | Iterable<Batch>, options: ExactOptions & VectorOptions = {}): Promise<VectorResult> {
+    const t = this.#trainer;
+    const copy = checkedVector(this.#params(), v, options);
+    const empirical = kindOf(options) === "empirical";
+    return t.task(() => meanOver(t, empirical ? "fvp.empirical" : "fvp", "fvp", batchesOf(data), empirical, copy));
+  }
+
+  /** The diagonal of that F. @throws RuntimeFault "bad-option" unless the program was compiled for it */
+  async diagonal(data: Batch | Iterable<Batch>, options: ExactOptions = {}): Promise<VectorResult> {
+    const t = this.#trainer;
+    const empirical = kindOf(options) === "empirical";
+    const name = empirical ? "diagonal.empirical" : "diagonal";
+    if (!t.artifact.plan.entries[`${name}@${Math.max(...t.artifact.batches)}`])
+      throw new RuntimeFault("bad-option", "the program has no entry for the Fisher's diagonal", "diagonal()", "compile with --fisher-diagonal, or use the diagonal of an estimate");
+    return t.task(() => meanOver(t, name, "diag", batchesOf(data), empirical));
+  }
+
+  #params(): ParamShape[] {
+    return this.#trainer.artifact.params.filter((p) => p.trainable).map(({ name, shape }) => ({ name, shape }));
+  }
+
+  #info(source: EstimateInfo["source"]): EstimateInfo {
+    const { artifact } = this.#trainer;
+    const { kind, samples } = artifact.fisher;
+    const losses = targetsOf(artifact).map(({ output, loss, weight }) => ({ output, loss, weight }));
+    return { model: artifact.name, source, fisher: { kind, samples: kind === "mc" || kind === "cp" ? samples : 1 }, losses, examples: null, count: null };
+  }
+
+  #requireFactors(where: string): void {
+    const { artifact, layers } = this.#trainer;
+    if (artifact.optimizer !== "kfac") throw new RuntimeFault("bad-option", `a program for ${artifact.optimizer} has no factors`, where, "compile with --optimizer kfac");
+    if (layers.length === 0) throw new RuntimeFault("bad-option", "the model has no layer", where, "kfacc layers says why; multiply(v, batch) needs none");
+  }
+
+  /** Gradients that wait for their update are where an estimate would put its own. */
+  #requireClosed(where: string): void {
+    if (this.#trainer.accumulating) throw new RuntimeFault("bad-option", `${where} between gradients() and update()`, where, "finish the accumulation with update()");
+  }
+
   #read(parts: (l: LayerInfo) => readonly string[]): Promise<[LayerInfo, Float32Array[]][]> {
     const { program, layers } = this.#trainer;
     return this.#trainer.task(async () => {
@@ -58,6 +150,13 @@ export class Fisher {
       return out;
     });
   }
+}
+
+const batchesOf = (data: Batch | Iterable<Batch>): Iterable<Batch> => (Symbol.iterator in data ? (data as Iterable<Batch>) : [data as Batch]);
+
+function kindOf({ kind = "exact" }: ExactOptions): "exact" | "empirical" {
+  if (kind === "exact" || kind === "empirical") return kind;
+  throw new RuntimeFault("bad-option", `kind must be exact or empirical, not ${JSON.stringify(kind)}`, "kind");
 }
 
 /** The first n rows and columns of each of several square matrices: stored inverses have a few rows of zeros more. */

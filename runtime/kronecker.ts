@@ -13,7 +13,7 @@
  */
 import { RuntimeFault } from "./artifact.js";
 import { eigen } from "./eigen.js";
-import { type Bases, type Basis, between, clamped, diagonalOf, type Group, groupsOf, inBases, type KroneckerLayer, normals, range, regular, type Side, squares, trace } from "./factored.js";
+import { type Bases, type Basis, between, clamped, diagonalOf, type Group, groupsOf, inBases, type KroneckerLayer, normals, perGroup, range, regular, type Side, squares, trace } from "./factored.js";
 import { eachElement, fromMatrix, type Numbers, toMatrix } from "./matrix.js";
 import { eigenMany } from "./offthread.js";
 
@@ -44,6 +44,8 @@ export class KroneckerFisher {
   readonly #layers: readonly { readonly layer: KroneckerLayer; readonly groups: readonly Group[] }[];
   readonly #shapes: Readonly<Record<string, readonly number[]>>;
   readonly #bases = new Map<Side, Basis>();
+  /** Eigenvalues of sides whose eigenvectors nobody has asked for. */
+  readonly #values = new Map<Side, Float64Array>();
   /** Parameter → how many of its numbers belong to layers. */
   readonly #covered = new Map<string, number>();
 
@@ -59,13 +61,19 @@ export class KroneckerFisher {
     for (const param of this.#covered.keys()) if (!Object.hasOwn(shapes, param)) throw new RuntimeFault("bad-data", `the shape of the parameter "${param}" is missing`, "shapes");
   }
 
-  /** Makes all eigenbases now, beside the main thread. Without it each is made, on this thread, when it is first needed. */
-  async prepare(options: { readonly workers?: number } = {}): Promise<void> {
-    const sides = this.#layers.flatMap(({ groups }) => groups.flatMap(({ left, right }) => [left, right])).filter((s) => s.full && !this.#bases.has(s));
+  /**
+   * Makes all eigenbases now, beside the main thread. Without it each is made, on this thread, when it is first needed.
+   * `vectors: false`: the eigenvalues alone, which is all that `eigenvalues` and `logdet` need, at a fraction of the work.
+   */
+  async prepare(options: { readonly workers?: number; readonly vectors?: boolean } = {}): Promise<void> {
+    const whole = options.vectors ?? true;
+    const sides = this.#layers.flatMap(({ groups }) => groups.flatMap(({ left, right }) => [left, right]))
+      .filter((s) => s.full && !this.#bases.has(s) && (whole || !this.#values.has(s)));
     const found = await eigenMany(sides, options);
     sides.forEach((side, k) => {
       const { values, vectors } = found[k] as (typeof found)[number];
-      this.#bases.set(side, { values: clamped(values), vectors });
+      if (whole) this.#bases.set(side, { values: clamped(values), vectors });
+      else this.#values.set(side, clamped(values));
     });
   }
 
@@ -114,17 +122,18 @@ export class KroneckerFisher {
   /** Eigenvalues of one layer's F + λI, ascending: [groups·dG·dA]. */
   eigenvalues(layer: string, options: DampingOptions = {}): Float64Array {
     const damping = checkDamping(options);
-    return Float64Array.from(this.#find(layer).groups.flatMap((group) => [...this.#spectrum(group)])).map((s) => s + damping).sort();
+    const out = perGroup(this.#find(layer).groups, (group) => this.#spectrum(group));
+    return out.map((s) => s + damping).sort();
   }
 
-  /** tr F = Σ tr A · tr G. */
-  trace(): number {
-    return this.#sum(({ left, right }) => trace(left) * trace(right));
+  /** tr F = Σ tr A · tr G, over all layers or of one. */
+  trace(layer?: string): number {
+    return this.#sum(({ left, right }) => trace(left) * trace(right), layer);
   }
 
-  /** ‖F‖_F = √Σ ‖A‖²·‖G‖². */
-  frobenius(): number {
-    return Math.sqrt(this.#sum(({ left, right }) => squares(left) * squares(right)));
+  /** ‖F‖_F = √Σ ‖A‖²·‖G‖², over all layers or of one. */
+  frobenius(layer?: string): number {
+    return Math.sqrt(this.#sum(({ left, right }) => squares(left) * squares(right), layer));
   }
 
   /** log det(F + λI) over the parameters of layers; −∞ if it is singular. */
@@ -179,8 +188,9 @@ export class KroneckerFisher {
     return found;
   }
 
-  #sum(f: (group: Group) => number): number {
-    return this.#layers.reduce((sum, { groups }) => groups.reduce((inner, group) => inner + f(group), sum), 0);
+  #sum(f: (group: Group) => number, only?: string): number {
+    const layers = only === undefined ? this.#layers : [this.#find(only)];
+    return layers.reduce((sum, { groups }) => groups.reduce((inner, group) => inner + f(group), sum), 0);
   }
 
   #basis(side: Side): Basis {
@@ -199,8 +209,12 @@ export class KroneckerFisher {
 
   /** g_o·a_i, unsorted. */
   #spectrum(group: Group): Float64Array {
-    const { left, right } = this.#basesOf(group);
-    return Float64Array.from({ length: group.rows * group.columns }, (_, k) => (left.values[Math.floor(k / group.columns)] as number) * (right.values[k % group.columns] as number));
+    const [g, a] = [this.#valuesOf(group.left), this.#valuesOf(group.right)];
+    return Float64Array.from({ length: group.rows * group.columns }, (_, k) => (g[Math.floor(k / group.columns)] as number) * (a[k % group.columns] as number));
+  }
+
+  #valuesOf(side: Side): Float64Array {
+    return this.#bases.get(side)?.values ?? this.#values.get(side) ?? this.#basis(side).values;
   }
 
   #power(group: Group, x: Float64Array, exponent: number, damping: number, layer: KroneckerLayer): Float64Array {
@@ -237,15 +251,4 @@ export class KroneckerFisher {
     for (const { layer, groups } of this.#layers) fromMatrix(layer, perGroup(groups, (group) => f(group, layer)), out);
     return out;
   }
-}
-
-function perGroup(groups: readonly Group[], f: (group: Group, at: number, end: number) => Float64Array): Float64Array {
-  const out = new Float64Array(groups.reduce((n, { rows, columns }) => n + rows * columns, 0));
-  let at = 0;
-  for (const group of groups) {
-    const end = at + group.rows * group.columns;
-    out.set(f(group, at, end), at);
-    at = end;
-  }
-  return out;
 }

@@ -2,7 +2,7 @@
  * What the host does about what steps report: a loss that is no number stops the run, a pivot that failed raises its layer's damping.
  * Always a fixed number of steps later, never "when it arrives".
  */
-import { RuntimeFault } from "./artifact.js";
+import { type Artifact, RuntimeFault } from "./artifact.js";
 import type { HostArray } from "./program.js";
 import type { Pending, TrainerCore } from "./state.js";
 
@@ -23,10 +23,13 @@ const RAISE = 10;
 /** After this many raises (λ × 1e12) a layer's statistics are beyond repair. */
 const MAX_RAISES = 12;
 
+/** Whether any parameter has curvature: that of a layer, or a diagonal of its own. */
+const hasCurvature = ({ optimizer, plan }: Artifact): boolean => optimizer === "kfac" && plan.buffers.some((b) => b.kind === "state" && /^kfac\/.*\/[AFD]$/.test(b.name));
+
 /** What the next step has to do besides the gradient. */
-export function duties({ artifact, layers, host, state }: TrainerCore): { stats: boolean; refresh: boolean } {
+export function duties({ artifact, host, state }: TrainerCore): { stats: boolean; refresh: boolean } {
   const step = state.stepCount;
-  if (artifact.optimizer !== "kfac" || layers.length === 0) return { stats: false, refresh: false };
+  if (!hasCurvature(artifact)) return { stats: false, refresh: false };
   const stats = step % host.factorPeriod === 0 || step < host.burnIn || state.statSteps === 0;
   return { stats, refresh: step % host.inversePeriod === 0 || state.redo };
 }

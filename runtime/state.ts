@@ -1,6 +1,7 @@
 /** The numbers a trainer keeps on the host, and how they go into a checkpoint. */
 import { type Artifact, type HostOptions, type LayerInfo, RUN_KNOBS, type RunScalars, RuntimeFault } from "./artifact.js";
 import type { Program } from "./program.js";
+import type { Prepared } from "./tensors.js";
 
 /** What a step left to be read: its loss, and which inverses of a refresh are clean. */
 export interface Pending {
@@ -20,6 +21,10 @@ export interface TrainerCore {
   readonly host: HostOptions;
   readonly state: HostState;
   pending: Pending[];
+  /** Gradients have been added up and no update has taken them. */
+  readonly accumulating: boolean;
+  /** Writes a batch into the input buffers of its size. */
+  upload(prepared: Prepared): void;
   /** Runs in order with the steps. */
   task<T>(work: () => Promise<T>): Promise<T>;
 }

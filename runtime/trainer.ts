@@ -95,6 +95,11 @@ export class Trainer implements TrainerCore, Reacting {
     return trainer;
   }
 
+  /** @internal */
+  get accumulating(): boolean {
+    return this.#open !== undefined;
+  }
+
   get stepCount(): number {
     return this.#nextStep;
   }
@@ -115,7 +120,7 @@ export class Trainer implements TrainerCore, Reacting {
       const { stats, refresh } = duties(this);
       const fields = { ...this.#fields(run), count: prepared.weightSum, keep: 0, ...this.#blends(run, stats, refresh) };
       const tail = `${prepared.weight ? ".masked" : ""}@${prepared.batch}`;
-      this.#upload(prepared);
+      this.upload(prepared);
       this.program.writeRun(fields);
       const front = this.artifact.optimizer === "kfac" ? `front${stats ? ".stats" : ""}${tail}` : `step${tail}`;
       const lossName = `lossSum@${prepared.batch}`;
@@ -138,7 +143,7 @@ export class Trainer implements TrainerCore, Reacting {
       // decided in turn: only then is known which statistics earlier steps took
       if (first) open.stats = duties(this).stats;
       const tail = `${prepared.weight ? ".masked" : ""}@${prepared.batch}`;
-      this.#upload(prepared);
+      this.upload(prepared);
       this.program.writeRun({ ...this.#fields(run), seed: (this.state.seed + draw) >>> 0, count: prepared.weightSum, keep: first ? 0 : 1 });
       const entry = `gradients${open.stats ? ".stats" : ""}${tail}`;
       await this.program.prepare([entry]);
@@ -230,7 +235,8 @@ export class Trainer implements TrainerCore, Reacting {
     return { ...run, correction1: 1 - run.beta1 ** t, correction2: 1 - run.beta2 ** t, seed: this.state.seed, step: this.state.stepCount };
   }
 
-  #upload(p: Prepared): void {
+  /** @internal */
+  upload(p: Prepared): void {
     const at = `@${p.batch}`;
     for (const [name, data] of p.arrays) if (this.program.hasBuffer(name + at)) this.program.write(name + at, data);
     if (p.weight) this.program.write(`weight${at}`, p.weight);
@@ -262,7 +268,7 @@ export class Trainer implements TrainerCore, Reacting {
       for (const batch of data) {
         const p = prepareBatch(this.artifact, batch, { target: true }, true);
         await this.program.prepare([`evaluate@${p.batch}`]);
-        this.#upload(p);
+        this.upload(p);
         inFlight.push([p, this.#readback.submit([`evaluate@${p.batch}`], names(p))]);
         if (inFlight.length < 4) continue;
         const [done, values] = inFlight.shift() as [Prepared, Promise<ReadonlyMap<string, HostArray>>];

@@ -15,6 +15,7 @@ import { runPasses, type Pass } from "../ir/pass.js";
 import { AFTER_GRADIENTS, CANONICAL } from "../ir/passes/index.js";
 import { size } from "../ir/type.js";
 import { type Artifact, ARTIFACT_VERSION, type HostOptions, HOST_DEFAULTS, type LayerInfo, type OrphanInfo, type RunScalars, type TargetInfo, type TensorInfo } from "../runtime/artifact.js";
+import { type Fallback, withDiagonals } from "./kfac/diagonal.js";
 import { columnCount, type FisherOptions } from "./kfac/fisher.js";
 import { type LayerKindName, layerInfo, mapLayer, type Registration, type Sharing } from "./kfac/layer.js";
 import { INVERSES, type InverseForm } from "./kfac/precondition.js";
@@ -23,7 +24,7 @@ import { diagonalGraph, fvpGraph } from "./train/curvature.js";
 import { type Head, type HeadSpec, pickHeads } from "./train/heads.js";
 import { type LossKind, type LossSpec, lossName, targetType } from "./train/loss.js";
 import { rebatched } from "./rebatch.js";
-import { absorbGraph, backGraph, evaluateGraph, frontGraph, invertsOnDevice, type OptimizerKind, predictGraph, refreshGraph, scaleGraph, type StepModel, stepGraph } from "./train/step.js";
+import { absorbGraph, backGraph, diagonalParams, evaluateGraph, frontGraph, invertsOnDevice, type OptimizerKind, predictGraph, refreshGraph, scaleGraph, type StepModel, stepGraph } from "./train/step.js";
 import type { WeightDecayMode } from "./train/update.js";
 
 /** What a front end (ONNX, DSL, .kir) hands over. The graph has one shape; `forward(batch)` makes it for another batch size. */
@@ -64,6 +65,10 @@ export interface CompileOptions {
   /** How damping enters the inverse. Default "pi". */
   readonly inverse?: InverseForm;
   readonly strict?: boolean;
+  /** What moves parameters without a layer: their gradient, or their gradient over a diagonal Fisher. Default "plain". */
+  readonly fallback?: Fallback;
+  /** Entries for the exact and the empirical Fisher's diagonal. Default false. */
+  readonly fisherDiagonal?: boolean;
   readonly host?: Partial<HostOptions>;
   readonly run?: Partial<RunScalars>;
   readonly limits?: Limits;
@@ -110,7 +115,9 @@ export function compile(forward: (batch: number) => ForwardModel, options: Compi
       throw new CompileError("bad-option", "the exact Fisher is a sum over examples, which this model mixes", mixed, "use --fisher mc or empirical, or export the model for inference");
     if (mixed !== null && batch === batches[0]) notes.push(`the examples of a batch are mixed in ${mixed}: only whole batches of ${batch} are trained on and evaluated, the rest is left out`);
     requireSameLayers(first.model, model, batches[0] as number, batch);
-    for (const [name, graph] of entryGraphs(model, source, batch === batches[0])) {
+    const diagonal = (options.fisherDiagonal ?? false) && batch === batches[0];
+    if (mixed !== null && diagonal) throw new CompileError("bad-option", "the Fisher's diagonal is a sum over examples, which this model mixes", mixed, "leave out --fisher-diagonal, or export the model for inference");
+    for (const [name, graph] of entryGraphs(model, source, batch === batches[0], diagonal)) {
       const full = name.startsWith("=") ? name.slice(1) : `${name}@${batch}`;
       const done = runPasses(graph, AFTER_GRADIENTS, passOptions(options, full));
       graphs.set(full, done);
@@ -126,7 +133,7 @@ export function compile(forward: (batch: number) => ForwardModel, options: Compi
 
 /** Factors are state of all batch sizes. @throws CompileError "examples-lost" where another size is registered otherwise. */
 function requireSameLayers(a: StepModel, b: StepModel, large: number, small: number): void {
-  const key = (m: StepModel): string => m.registration.layers.map((l) => `${l.name} ${l.bias?.param.name} ${l.sharing} ${l.groups} ${l.T} ${l.dA} ${l.dG}`).join();
+  const key = (m: StepModel): string => [...m.registration.layers.map((l) => `${l.name} ${l.bias?.param.name} ${l.sharing} ${l.groups} ${l.T} ${l.dA} ${l.dG}`), ...m.registration.orphans.map((o) => `${o.param} ${o.diagonal}`)].join();
   if (a.optimizer === "kfac" && key(a) !== key(b))
     throw new CompileError("examples-lost", `with ${small} example${small === 1 ? "" : "s"} the model has other layers than with ${large}`, undefined, `leave out the batch of ${small}: shorter batches are padded`);
 }
@@ -161,13 +168,14 @@ export function prepare(source: ForwardModel, options: CompileOptions, notes: st
   const graph = runPasses({ ...source.graph, results }, CANONICAL, passOptions(options, "forward"));
   const result = (name: string): Value => graph.results.find((r) => r.name === name)?.value as Value;
   const heads = picked.map((h): Head => ({ ...h, loss: { ...h.loss, z: result(LOGITS + h.output) } }));
-  const registration = register(graph, {
+  const found = register(graph, {
     ...(options.register ? { kinds: options.register } : {}),
     ...(options.layerOverride ? { override: options.layerOverride } : {}),
     ...(options.maxFactor === undefined ? {} : { maxFactor: options.maxFactor }),
     ...(options.sharing ? { sharing: options.sharing } : {}),
     maxBytes: (options.limits ?? PORTABLE).bindingBytes, roots: heads.map((h) => h.loss.z),
   });
+  const registration = options.fallback === "diagonal" && options.optimizer === "kfac" ? withDiagonals(graph, heads.map((h) => h.loss.z), found) : found;
   if (!graph.params.some((p) => p.trainable)) throw new CompileError("bad-model", "the model has no trainable parameter", source.name, "check that its weights are initializers or Constant tensors");
   const written = updates.map((u) => ({ param: graph.params.find((p) => p.value.name === u.param)?.value as Value, value: result(UPDATE + u.param) }));
   return { graph, heads, updates: written, registration, optimizer: options.optimizer, fisher: options.fisher, inverse: options.inverse ?? INVERSES[0], weightDecayMode: options.weightDecayMode };
@@ -198,7 +206,7 @@ function prepareOne(forward: (batch: number) => ForwardModel, one: ForwardModel,
   }
 }
 
-function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean): Generator<readonly [string, Graph]> {
+function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean, diagonal: boolean): Generator<readonly [string, Graph]> {
   const outputs = m.graph.results.filter((r) => source.outputs.some((o) => o.name === r.name));
   const kfac = m.optimizer === "kfac";
   for (const masked of [false, true]) {
@@ -214,7 +222,7 @@ function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean): Gen
   }
   // state does not depend on the batch: these exist once ("=" keeps their name bare)
   if (largest) {
-    if (kfac && m.registration.layers.length > 0) {
+    if (kfac && (m.registration.layers.length > 0 || diagonalParams(m).length > 0)) {
       yield ["=absorb", absorbGraph(m)];
       if (m.registration.layers.some((l) => invertsOnDevice(m, l))) yield ["=refresh", refreshGraph(m)];
     }
@@ -223,6 +231,10 @@ function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean): Gen
   if (largest) {
     yield ["fvp", fvpGraph(m, "exact", { masked: true, ignored: true })];
     yield ["fvp.empirical", fvpGraph(m, "empirical", { masked: true, ignored: true })];
+  }
+  if (diagonal) {
+    yield ["diagonal", diagonalGraph(m, "exact", { masked: true, ignored: true })];
+    yield ["diagonal.empirical", diagonalGraph(m, "empirical", { masked: true, ignored: true })];
   }
   yield ["evaluate", evaluateGraph(m)];
   yield ["predict", predictGraph(m, outputs)];
@@ -237,7 +249,7 @@ function stateNames(m: StepModel, graphs: ReadonlyMap<string, Graph>): Set<strin
 }
 
 export const orphanInfo = (r: Registration, optimizer: OptimizerKind): OrphanInfo[] =>
-  r.orphans.map((o) => ({ ...o, update: optimizer === "adam" ? "adam" : "sgd-momentum" }));
+  r.orphans.map(({ param, reason, diagonal }) => ({ param, reason, update: diagonal ? "diagonal Fisher" : optimizer === "adam" ? "adam" : "sgd-momentum" }));
 
 function tensorInfo(name: string, t: { dtype: string; shape: readonly number[] }, examples: number | undefined): TensorInfo & { examples: number | null } {
   return { name, dtype: t.dtype === "i32" ? "i32" : "f32", shape: t.shape.filter((_, k) => k !== examples), examples: examples ?? null };
@@ -265,7 +277,7 @@ function makeArtifact(m: StepModel, source: ForwardModel, options: CompileOption
     version: ARTIFACT_VERSION, name: source.name, hash, plan: planned.plan, batches,
     ...signature(m),
     outputs: m.graph.results.filter((r) => !r.name.startsWith(LOGITS) && !r.name.startsWith(UPDATE)).map((r) => tensorInfo(r.name, r.value.type, r.value.type.shape.length > 0 ? 0 : undefined)),
-    params: m.graph.params.map((p) => ({ name: p.value.name, shape: p.value.type.shape, dtype: "f32" as const, trainable: p.trainable })),
+    params: m.graph.params.map((p) => ({ name: p.value.name, shape: p.value.type.shape, dtype: "f32" as const, trainable: p.trainable, ...(m.updates?.some((u) => u.param === p.value) ? { updated: true } : {}) })),
     layers: m.registration.layers.map(layerInfo), orphans: orphanInfo(m.registration, m.optimizer),
     optimizer: m.optimizer, fisher: m.fisher, inverse: m.inverse, mixes: mixingNode(m), host, run: options.run ?? {},
   };

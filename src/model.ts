@@ -55,7 +55,7 @@ function openOnnx(path: string, options: OpenOptions): OpenModel {
     path, name, fileBatch: first.batch, notes: first.notes, loaded,
     forward: (batch) => {
       const made = at(batch);
-      return { name, graph: made.graph, outputs: made.outputs, weights: made.weights };
+      return { name, graph: made.graph, outputs: made.outputs, weights: made.weights, updates: made.updates };
     },
   };
 }

@@ -1,4 +1,5 @@
 /** Every knob of the command line in one table: flags, help and checks are made from it. */
+import { FALLBACKS } from "./kfac/diagonal.js";
 import { INVERSES } from "./kfac/precondition.js";
 import { CompileError } from "../ir/error.js";
 import { HOST_DEFAULTS, RUN_KNOBS } from "../runtime/artifact.js";
@@ -64,12 +65,14 @@ export const FLAGS: readonly Flag[] = [
   { name: "batch", group: "compile", kind: "text", value: "N[,N…]", doc: "examples per step; the first trains, others are for smaller batches", unit: "examples", default: "64" },
   { name: "fisher", group: "compile", kind: "choice", choices: FISHER_KINDS, doc: "what is sent back for G: targets sampled from the model, all of them, the data's own (not the Fisher), or random signs (cp: curvature propagation)", default: "mc" },
   { name: "fisher-samples", group: "compile", kind: "integer", doc: "sampled targets, or signs, per example", unit: "samples", range: [1, 1024], default: 1 },
+  { name: "fisher-diagonal", group: "compile", kind: "switch", doc: "entries for the exact and the empirical Fisher's diagonal: trainer.fisher.diagonal", default: false },
   { name: "weight-decay-mode", group: "compile", kind: "choice", choices: ["l2", "decoupled"], doc: "decay as part of the gradient, or straight on the weights", default: "l2" },
   { name: "register", group: "compile", kind: "list", value: "KIND,…", doc: "only these kinds become layers: dense, conv, convT, embed, norm", defaultDoc: "all" },
   { name: "layer", group: "compile", kind: "list", value: "NAME=dense|skip", doc: "treat this weight as a dense layer, or not as a layer" },
   { name: "sharing", group: "compile", kind: "list", value: "[NAME=]expand|reduce|auto", doc: "positions of a weight that is used at several: rows apart, or averaged per example; auto reduces where only their sum or mean reaches the loss", defaultDoc: "auto" },
   { name: "inverse", group: "compile", kind: "choice", choices: INVERSES, doc: "how damping enters: split between A and G by their traces (pi), exactly in their eigenbases (eig), or there with the gradient's second moments (ekfac); eigenbases are made on the host in float64", default: "pi" },
   { name: "max-factor", group: "compile", kind: "integer", doc: "a factor of more rows is kept as its diagonal", unit: "rows", range: [1, 65536], default: 5120 },
+  { name: "fallback", group: "compile", kind: "choice", choices: FALLBACKS, doc: "how K-FAC moves a parameter without a layer: by its gradient, or by its gradient over a diagonal Fisher of its own", default: "plain" },
   { name: "strict", group: "compile", kind: "switch", doc: "a parameter without a layer is an error", default: false },
   { name: "standalone", group: "output", kind: "switch", doc: "put the runtime into the folder, so that it needs no installed kfacc", defaultDoc: "if kfacc is not found from the folder" },
 
@@ -101,10 +104,12 @@ export const FLAGS: readonly Flag[] = [
   { name: "weights-only", group: "training", kind: "switch", doc: "take just the parameters from --resume and start anew", default: false },
 
   { name: "weights", short: "w", group: "data", kind: "text", value: "FILE", doc: "a checkpoint, .safetensors or .onnx to take the parameters from", defaultDoc: "the model's own" },
-  { name: "out", short: "o", group: "output", kind: "text", value: "PATH", doc: "what to write: a folder (compile), .kir (print), .onnx or .safetensors (train), .npz (predict)" },
+  { name: "out", short: "o", group: "output", kind: "text", value: "PATH", doc: "what to write: a folder (compile), .kir (print), .onnx or .safetensors (train), .npz (predict), .safetensors (fisher)" },
   { name: "after", group: "output", kind: "text", value: "PASS", doc: "print the graph after this pass (canonicalize, fold, cse, dce, undetach, unwindow), or as fused into kernels (fuse)" },
   { name: "entry", group: "output", kind: "text", value: "NAME", doc: "print this entry of the program (front, back, refresh, step …) instead of the forward graph" },
   { name: "history", group: "output", kind: "text", value: "FILE.jsonl", doc: "a line of JSON per step and per validation" },
+  { name: "explain", group: "training", kind: "switch", doc: "a table of every layer's curvature, damping and step at each validation, and a warning where damping drowns a layer's curvature", default: false },
+  { name: "explain-every", group: "training", kind: "integer", doc: "such a table every so many steps, too", unit: "steps", range: [1, MANY] },
   { name: "plot", group: "output", kind: "text", value: "FILE.svg", doc: "the course of the loss as a picture" },
   { name: "json", group: "output", kind: "switch", doc: "results and errors as JSON", default: false },
   { name: "debug", group: "output", kind: "switch", doc: "errors with their stack trace", default: false },

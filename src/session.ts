@@ -223,10 +223,10 @@ export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
   };
 }
 
-/** More correct predictions where there are any; else, or as many, a lower loss. */
+/** More correct predictions where there is one loss and it has classes; else, or as many, a lower loss. */
 function isBetter(a: Metrics, b: Metrics): boolean {
   if (!Number.isFinite(a.loss)) return false;
-  const [x, y] = [a.accuracy ?? 0, b.accuracy ?? 0];
+  const [x, y] = a.losses ? [0, 0] : [a.accuracy ?? 0, b.accuracy ?? 0];
   return x !== y ? x > y : a.loss < b.loss;
 }
 

@@ -24,7 +24,7 @@ export async function writeTrained(model: OpenModel, { artifact }: Pick<Compiled
   if (!model.loaded) throw new CompileError("bad-option", "only a model that came from a .onnx file can be written as one", path);
   const trained = artifact.params.flatMap((p) => {
     const t = weights[p.name];
-    return p.trainable && t ? [[p.name, t.data as Float32Array] as const] : [];
+    return (p.trainable || p.updated) && t ? [[p.name, t.data as Float32Array] as const] : [];
   });
   const folder = dirname(model.loaded.file ?? model.path);
   const written = writeWeights(model.loaded.bytes, new Map(trained), { dataName: `${basename(path)}.data`, read: (location) => readExternalFile(folder, location) });

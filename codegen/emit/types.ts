@@ -47,7 +47,7 @@ export function moduleTypes(artifact: Artifact, runtime: string): string {
   return `// Types of the training program of ${oneLine(artifact.name)}. Made by kfacc compile; changes are lost when it runs again.
 import type { Fisher, LayerInfo, Metrics, RunScalars, StepResult, Tensor } from "${runtime}";
 
-export type { Fisher, LayerInfo, Metrics, RunScalars, StepResult, Tensor } from "${runtime}";
+export type { Estimate, Fisher, LayerInfo, Metrics, RunScalars, StepResult, Tensor, Vector, VectorResult } from "${runtime}";
 
 interface Typed<Shape extends readonly number[], Data> {
   readonly shape: Shape;
@@ -96,7 +96,7 @@ export interface Trainer {
   /** A checkpoint; \`restore\` goes on from it bit for bit. */
   save(): Promise<Uint8Array>;
   restore(bytes: Uint8Array): Promise<unknown>;
-  /** Factors A and G per layer. */
+  /** The Fisher matrix: running factors, estimates over a data set, exact products with vectors. */
   readonly fisher: Fisher;
   /** Waits for all steps; rejects with whatever stopped the run. */
   finish(): Promise<void>;

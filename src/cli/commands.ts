@@ -4,7 +4,7 @@ import { type CommandSpec, inGroups } from "./args.js";
 
 const GENERAL = ["json", "debug"] as const;
 const MODEL = inGroups("model");
-const REGISTER = ["register", "layer", "max-factor", "strict"] as const;
+const REGISTER = ["register", "layer", "max-factor", "fallback", "strict"] as const;
 const PROGRAM = [...MODEL, ...inGroups("compile", "optimiser", "statistics")];
 const TRAINED = FLAGS.filter((f) => f.group === "data" && f.name !== "weights").map((f) => f.name);
 
@@ -22,6 +22,11 @@ export const COMMANDS: readonly CommandSpec[] = [
     flags: [...MODEL, "loss", "loss-weight", "batch", "data", "target", "example-weight", "scale", "split", "weights", ...GENERAL], examples: ["kfacc evaluate trained.onnx --loss softmax-ce --data mnist/"] },
   { name: "predict", usage: "predict <model|folder>", doc: "The model's outputs for a data set.",
     flags: [...MODEL, "batch", "data", "target", "example-weight", "scale", "split", "weights", "out", ...GENERAL], examples: ["kfacc predict trained.onnx --data mnist/ -o predictions.npz"] },
+  { name: "verify", usage: "verify <model>", doc: "Checks every layer against exact float64 quantities; exit 1 if one fails.",
+    flags: [...PROGRAM.filter((f) => f !== "optimizer"), "data", "target", "scale", "split", "seed", ...GENERAL], examples: ["kfacc verify lenet.onnx", "kfacc verify net.ts --fisher exact --batch 2 --json"] },
+  { name: "fisher", usage: "fisher <model|folder>", doc: "Factors of every layer over a data set, and what F looks like.",
+    flags: [...MODEL, "loss", "loss-weight", "batch", "fisher", "fisher-samples", "sharing", ...REGISTER.filter((f) => f !== "strict" && f !== "fallback"), "damping", "data", "target", "example-weight", "scale", "split", "weights", "seed", "out", ...GENERAL],
+    examples: ["kfacc fisher trained.onnx --loss softmax-ce --data mnist/ -o factors.safetensors", "kfacc fisher net.onnx --data train.npz --fisher exact --json"] },
   { name: "devices", usage: "devices", doc: "The ways to a WebGPU device on this machine.", flags: [...GENERAL], examples: [] },
   { name: "help", usage: "help [topic]", doc: "This list, a command's flags, or the errors (kfacc help errors).", flags: [...GENERAL], examples: [] },
 ];

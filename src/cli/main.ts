@@ -27,6 +27,8 @@ async function run(argv: readonly string[]): Promise<number> {
     case "train": await (await import("./train.js")).trainCommand(path, s, io); break;
     case "evaluate": await (await import("./use.js")).evaluateCommand(path, s, io); break;
     case "predict": await (await import("./use.js")).predictCommand(path, s, io); break;
+    case "verify": return (await import("./verify.js")).verifyCommand(path, s, io);
+    case "fisher": await (await import("./fisher.js")).fisherCommand(path, s, io); break;
     case "devices": await (await import("./inspect.js")).devicesCommand(io); break;
     case "help": helpCommand(args[0], version); break;
     default:

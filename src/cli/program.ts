@@ -6,7 +6,7 @@ import type { Artifact } from "../../runtime/artifact.js";
 import { openDevice } from "../../runtime/adapter.node.js";
 import { type ModuleData, parameters, readModule } from "../../runtime/load.js";
 import { Trainer, type TrainerOptions } from "../../runtime/trainer.js";
-import { compile } from "../compile.js";
+import { compile, type CompileOptions } from "../compile.js";
 import { type Dataset, openDataset } from "../data/dataset.js";
 import { dataSpec, type Signature } from "../dataspec.js";
 import { kindOf, readFileOr } from "../files.js";
@@ -15,9 +15,9 @@ import type { Settings } from "../options.js";
 import type { Io } from "./io.js";
 import { compileOptions, openFor } from "./setup.js";
 
-/** `needsLoss`: otherwise any loss will do where none is known. */
-export async function openProgram(path: string, s: Settings, io: Io, needsLoss: boolean): Promise<ModuleData> {
-  const data = (await kindOf(path)) === "folder" ? await openFolder(path) : await compileFor(path, s, io, needsLoss);
+/** `needsLoss`: otherwise any loss will do where none is known. `optionsOf`: the program to compile for a model file. */
+export async function openProgram(path: string, s: Settings, io: Io, needsLoss: boolean, optionsOf: (s: Settings) => CompileOptions = compileOptionsForUse): Promise<ModuleData> {
+  const data = (await kindOf(path)) === "folder" ? await openFolder(path) : await compileFor(path, s, io, needsLoss, optionsOf);
   const weights = s.text("weights");
   return weights === undefined ? data : { ...data, weights: await storedWeights(weights, data.artifact) };
 }
@@ -39,10 +39,10 @@ async function openFolder(path: string): Promise<ModuleData> {
   return readModule(pathToFileURL(`${path}/`));
 }
 
-async function compileFor(path: string, s: Settings, io: Io, needsLoss: boolean): Promise<ModuleData> {
+async function compileFor(path: string, s: Settings, io: Io, needsLoss: boolean, optionsOf: (s: Settings) => CompileOptions): Promise<ModuleData> {
   const model = await openFor(path, s, "eval");
   for (const n of model.notes) io.note(`note: ${n}`);
-  const given = compileOptionsForUse(s);
+  const given = optionsOf(s);
   const attempt = (loss: object) => compile(model.forward, { ...given, ...loss });
   const made = (() => {
     try {
@@ -56,7 +56,7 @@ async function compileFor(path: string, s: Settings, io: Io, needsLoss: boolean)
 }
 
 /** Nothing is trained: the smallest program that evaluates and predicts. */
-function compileOptionsForUse(s: Settings) {
+function compileOptionsForUse(s: Settings): CompileOptions {
   const { loss, losses, batches } = compileOptions(s);
   return { ...(loss ? { loss } : {}), ...(losses ? { losses } : {}), batches, optimizer: "sgd" as const, fisher: { kind: "mc" as const, samples: 1 }, weightDecayMode: "l2" as const };
 }

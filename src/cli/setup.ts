@@ -2,6 +2,7 @@
 import { CompileError } from "../../ir/error.js";
 import { type HostOptions, RUN_KNOBS, type RunScalars } from "../../runtime/artifact.js";
 import { COMPILE_DEFAULTS, type CompileOptions } from "../compile.js";
+import type { Fallback } from "../kfac/diagonal.js";
 import type { InverseForm } from "../kfac/precondition.js";
 import { LAYER_KINDS, type LayerKindName, type Sharing } from "../kfac/layer.js";
 import { type OpenModel, openModel } from "../model.js";
@@ -49,7 +50,7 @@ function sharingRules(texts: readonly string[]): Readonly<Record<string, Sharing
 }
 
 /** What `register` needs to know; no loss among it. */
-export function registerOptions(s: Settings): Pick<CompileOptions, "register" | "layerOverride" | "sharing" | "maxFactor" | "strict"> {
+export function registerOptions(s: Settings): Pick<CompileOptions, "register" | "layerOverride" | "sharing" | "maxFactor" | "strict" | "fallback"> {
   const kinds = s.list("register").flatMap((t) => t.split(","));
   for (const k of kinds) if (!LAYER_KINDS.includes(k as LayerKindName)) throw new CompileError("bad-option", `no layer kind "${k}"`, "--register", `one of ${LAYER_KINDS.join(", ")}`);
   const rules = s.list("layer").map((t) => pair("layer", t));
@@ -58,7 +59,7 @@ export function registerOptions(s: Settings): Pick<CompileOptions, "register" | 
     ...(kinds.length > 0 ? { register: kinds as LayerKindName[] } : {}),
     ...(rules.length > 0 ? { layerOverride: Object.fromEntries(rules) as Record<string, "dense" | "skip"> } : {}),
     ...(s.has("sharing") ? { sharing: sharingRules(s.list("sharing")) } : {}),
-    maxFactor: s.number("max-factor"), strict: s.on("strict"),
+    maxFactor: s.number("max-factor"), strict: s.on("strict"), fallback: s.text("fallback") as Fallback,
   };
 }
 
@@ -89,6 +90,7 @@ export function compileOptions(s: Settings): CompileOptions {
     batches: batchesOf(s),
     fisher: { kind: s.text("fisher") as FisherKind, samples: s.number("fisher-samples") },
     inverse: s.text("inverse") as InverseForm,
+    ...(s.on("fisher-diagonal") ? { fisherDiagonal: true } : {}),
     weightDecayMode: s.text("weight-decay-mode") as CompileOptions["weightDecayMode"],
     host: hostOptions(s),
     // defaults are left out: a program does not change with the table of defaults

@@ -42,6 +42,10 @@ export interface Host {
   readonly external: (ref: ExternalRef) => Uint8Array;
   /** Where the examples are in a value (only while rebinding, only if it has them). */
   readonly place: (name: string) => Place | undefined;
+  /** The stored tensor that a value is, if a training step may write it: one that nothing trains and no other node updates. */
+  readonly running?: (name: string) => string | undefined;
+  /** What a training step leaves in a stored tensor. */
+  readonly update?: (param: string, value: Value) => void;
   readonly setPlace: (name: string, place: Place) => void;
 }
 
@@ -65,6 +69,11 @@ export class Context {
   /** Whether optional input i is given. */
   has(i: number): boolean {
     return (this.node.inputs[i] ?? "") !== "";
+  }
+
+  /** The stored tensor of input i, a running statistic that a training step updates; undefined: it is not stored, or frozen. */
+  running(i: number): string | undefined {
+    return this.has(i) ? this.host.running?.(this.#name(i)) : undefined;
   }
 
   /** Whether output k is read by anything. */

@@ -32,6 +32,8 @@ export interface Imported {
   /** Parameters and inputs have their ONNX names; results are the outputs by name. */
   readonly graph: Graph;
   readonly outputs: readonly ImportedOutput[];
+  /** What a training step leaves in parameters that are not trained. */
+  readonly updates: readonly { readonly param: string; readonly value: Value }[];
   /** First values of all parameters, trainable or not. */
   readonly weights: ReadonlyMap<string, Weight>;
   /** Examples per step; undefined: the file leaves it open and none was asked for (the graph then has 2). */
@@ -61,6 +63,7 @@ export function importModel(loaded: Loaded, options: ImportOptions): Imported {
   return {
     graph: made,
     outputs: made.results.map((r) => ({ ...r, ...headOf(run, r.value) })),
+    updates: [...run.updates].map(([param, value]) => ({ param, value })),
     weights,
     batch: binding.bound ? binding.batch : undefined,
     notes: [...run.notes, ...inputNotes(loaded, inputs)],

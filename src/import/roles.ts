@@ -64,6 +64,12 @@ export class Roles {
     return "trainable";
   }
 
+  /** What a value is a mere copy of. */
+  source(name: string): string {
+    const node = this.#madeBy.get(name);
+    return node?.op === "Identity" ? this.source(node.inputs[0] ?? "") : name;
+  }
+
   /** For the float result of a Constant or ConstantOfShape node. */
   constantNode(name: string, elements: number): Role {
     if (elements <= 1) return "constant";

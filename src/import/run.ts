@@ -37,6 +37,8 @@ export class Run {
   readonly heads = new Map<Value, Head>();
   readonly params = new Map<string, ParamData>();
   readonly notes = new Set<string>();
+  /** What a training step leaves in parameters that are not trained, by name. */
+  readonly updates = new Map<string, Value>();
   readonly #operands = new Map<string, Operand>();
   readonly #shapes = new Map<string, readonly number[]>();
   readonly #places = new Map<string, Place>();
@@ -152,6 +154,21 @@ export class Run {
     return made;
   }
 
+  /** @throws CompileError "unsupported-op" where another node updates the tensor too, or it serves as a weight. */
+  #running(name: string): string | undefined {
+    const stored = this.roles.source(name);
+    if (!this.loaded.graph.initializers.has(stored)) {
+      this.notes.add(`running statistic "${name}" is not an initializer and is not updated`);
+      return undefined;
+    }
+    if (this.updates.has(stored))
+      throw new CompileError("unsupported-op", `the running statistic "${stored}" is updated twice in a step`, undefined, "export the model with a tensor of its own for each statistic");
+    const operand = this.#operand(stored);
+    if (operand.kind !== "weight" || this.roles.initializer(stored, operand.tensor.dims) !== "frozen")
+      throw new CompileError("unsupported-op", `the running statistic "${stored}" also serves as a weight`, undefined, "export the model with a tensor of its own for each statistic");
+    return this.options.frozen(stored) ? undefined : stored;
+  }
+
   #decoded(tensor: OnnxTensor): NdArray {
     const { dtype, shape, data } = decodeTensor(tensor, this.loaded.external);
     return { dtype, shape, data: Float64Array.from(data) };
@@ -233,6 +250,8 @@ export class Run {
       note: (text) => this.notes.add(text),
       isRead: (name) => this.#read.has(name),
       place: (name) => this.#places.get(name),
+      running: (name) => this.#running(name),
+      update: (param, value) => this.updates.set(param, value),
       setPlace: (name, place) => this.#places.set(name, place),
     };
   }

@@ -79,6 +79,8 @@ export interface Layer {
 export interface Orphan {
   readonly param: string;
   readonly reason: string;
+  /** A diagonal Fisher moves it. */
+  readonly diagonal?: boolean;
 }
 
 export interface Registration {

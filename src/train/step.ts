@@ -12,17 +12,19 @@
  *
  * `.masked` variants take a weight per example (0 for the padding of a short batch).
  * State: parameters by their own names, grad/…, stat/…, kfac/…, opt/….
+ * kfac/<param>/D is the diagonal Fisher of a parameter without a layer (src/kfac/diagonal.ts).
  */
 import { Builder, broadcast, reshape, sumAll } from "../../ir/builder.js";
 import { type ExampleAxis, exampleMarks, type Mark } from "../../ir/examples.js";
 import { cotangents } from "../../ir/grad.js";
 import { type Graph, type GraphResult, type Node, producers, type Value } from "../../ir/graph.js";
 import { vmap } from "../../ir/vmap.js";
+import { squareSums } from "../kfac/diagonal.js";
 import * as factors from "../kfac/factors.js";
 import { type FisherColumns, type FisherOptions, fisherColumns } from "../kfac/fisher.js";
 import type { Layer, Registration, Site } from "../kfac/layer.js";
 import * as pre from "../kfac/precondition.js";
-import { type Head, headLosses, headSeeds, targetInputs } from "./heads.js";
+import { type Head, headLosses, headSeeds, targetInputs, times } from "./heads.js";
 import { correct, labelled } from "./loss.js";
 import { adamUpdate, Knobs, momentumUpdate, type WeightDecayMode } from "./update.js";
 
@@ -78,8 +80,15 @@ export function plainParams(m: StepModel): readonly Value[] {
   return m.graph.params.filter((p) => p.trainable && !covered.has(p.value)).map((p) => p.value);
 }
 
+/** Those of them that a diagonal Fisher moves. */
+export function diagonalParams(m: StepModel): readonly Value[] {
+  const marked = new Set(m.registration.orphans.filter((o) => o.diagonal).map((o) => o.param));
+  return m.optimizer === "kfac" ? plainParams(m).filter((p) => marked.has(p.name)) : [];
+}
+
 export const gradientSlot = (name: string): string => `grad/${name}`;
 export const layerSlot = (layer: Layer, part: string): string => `kfac/${layer.name}/${part}`;
+export const diagonalSlot = (param: Value): string => `kfac/${param.name}/D`;
 
 interface FrontResult {
   readonly lossSum: Value;
@@ -87,6 +96,8 @@ interface FrontResult {
   readonly gradients: ReadonlyMap<string, Value>;
   /** Sums over examples of what a layer's curvature is made of, by layer and part (A, G, F, S). */
   readonly stats: ReadonlyMap<Layer, Readonly<Record<string, Value>>>;
+  /** Sums over examples of squared gradients, of parameters with a diagonal Fisher. */
+  readonly squares: ReadonlyMap<Value, Value>;
 }
 
 function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked, scaling }: FrontForm): FrontResult {
@@ -109,7 +120,8 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked, sca
   const start = b.nodes.length;
   const cts = cotangents(b, seeds, wanted);
   const backward = b.nodes.slice(start);
-  const curved = (stats || scaling) && layers.length > 0;
+  const diagonal = stats ? diagonalParams(m) : [];
+  const curved = ((stats || scaling) && layers.length > 0) || diagonal.length > 0;
   const root = weight && curved ? emit("sqrt", [weight]) : undefined;
   const key = () => [knobs.get("seed"), knobs.get("step")] as const;
   const own = (): FisherColumns => ({ vectors: new Map([...raw].map(([z, v]) => [z, reshape(emit, v, [1, ...v.type.shape])])), count: 1, samples: 1 });
@@ -119,6 +131,7 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked, sca
   const gradientOf = new Map<Value, Value>(cts);
   let fisherOf = (site: Site): Value | undefined => cts.get(site.output.value);
   let samples = 1;
+  let stackedOf: ((v: Value) => Value | undefined) | undefined;
   if (columns) {
     samples = columns.samples;
     const stacked = new Map([...seeds].map(([z, seed]) => {
@@ -144,10 +157,13 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked, sca
     };
     for (const [v, ct] of cts) gradientOf.set(v, first(ct));
     const { count } = columns;
+    stackedOf = (v) => {
+      const whole = map.get(v);
+      return whole && takeColumns(b, whole, 1, count, false);
+    };
     fisherOf = (site) => {
       const ct = cts.get(site.output.value);
-      const whole = ct && map.get(ct);
-      return whole && takeColumns(b, whole, 1, count, false);
+      return ct && stackedOf?.(ct);
     };
   }
 
@@ -174,7 +190,12 @@ function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, masked, sca
       statistics.set(layer, { ...sums, ...(S ? { S } : {}) });
     }
   }
-  return { lossSum, gradients, stats: statistics };
+  const squares = new Map<Value, Value>();
+  if (diagonal.length > 0) {
+    const stacked = columns && stackedOf && { count: columns.count, of: stackedOf };
+    for (const [p, sum] of squareSums(b, { nodes: backward, seeds: [...seeds.values()], cotangents: cts }, diagonal, stacked)) squares.set(p, times(b, sum, 1 / samples));
+  }
+  return { lossSum, gradients, stats: statistics, squares };
 }
 
 /** The eigenbasis of one side without the padding it is stored with. */
@@ -206,6 +227,8 @@ function blendedPart(b: Builder, knobs: Knobs, layer: Layer, part: string, sum: 
   return blended(b, knobs, b.input(layerSlot(layer, part), { dtype: "f32", shape }), pre.padded(b, sum, shape), part === "S" ? "scaleBlend" : "emaBlend");
 }
 
+const blendedDiagonal = (b: Builder, knobs: Knobs, p: Value, sum: Value): Value => blended(b, knobs, b.input(diagonalSlot(p), p.type), sum);
+
 /** `front` or, accumulating, `gradients`. */
 export function frontGraph(m: StepModel, form: FrontForm): Graph {
   const b = Builder.from(m.graph);
@@ -225,6 +248,10 @@ export function frontGraph(m: StepModel, form: FrontForm): Graph {
       if (form.accumulate) results[`stat/${layer.name}/${part}`] = added(`stat/${layer.name}/${part}`, sum);
       else results[layerSlot(layer, part)] = blendedPart(b, knobs, layer, part, sum);
     }
+  for (const [p, sum] of front.squares) {
+    if (form.accumulate) results[`stat/${p.name}/D`] = added(`stat/${p.name}/D`, sum);
+    else results[diagonalSlot(p)] = blendedDiagonal(b, knobs, p, sum);
+  }
   for (const { param, value } of m.updates ?? []) results[param.name] = value;
   return finish(b, results);
 }
@@ -252,6 +279,7 @@ export function absorbGraph(m: StepModel): Graph {
       const shape = part === "S" ? factors.matrixShape(layer) : partShape(layer, part);
       results[layerSlot(layer, part)] = blendedPart(b, knobs, layer, part, b.input(`stat/${layer.name}/${part}`, { dtype: "f32", shape }));
     }
+  for (const p of diagonalParams(m)) results[diagonalSlot(p)] = blendedDiagonal(b, knobs, p, b.input(`stat/${p.name}/D`, p.type));
   return finish(b, results);
 }
 
@@ -326,8 +354,13 @@ function buildBack(b: Builder, m: StepModel, knobs: Knobs, gradients: (slot: str
     const P = directionOf(b, m, knobs, layer, M);
     return { layer, P, product: pre.inner(b, P, M) };
   });
-  if (directions.length > 0) {
-    const nu = pre.klScale(b, directions.map((d) => d.product), knobs.get("lr"), knobs.get("klClip"));
+  const diagonals = diagonalParams(m).map((param) => {
+    const M = decay(mean(gradients(gradientSlot(param.name), param.type.shape)), param);
+    const P = emit("div", [M, emit("add", [b.input(diagonalSlot(param), param.type), knobs.over(param, "damping")])]);
+    return { param, P, product: pre.inner(b, P, M) };
+  });
+  if (directions.length + diagonals.length > 0) {
+    const nu = pre.klScale(b, [...directions, ...diagonals].map((d) => d.product), knobs.get("lr"), knobs.get("klClip"));
     results.nu = reshape(emit, nu, [1]);
     // parts of one parameter are layers apart: their directions are one tensor
     const moves = new Map<Value, Value[]>();
@@ -341,8 +374,10 @@ function buildBack(b: Builder, m: StepModel, knobs: Knobs, gradients: (slot: str
       if (layer.bias && parts.bias) move(layer.bias.param, layer.bias.view, parts.bias);
     }
     for (const [param, all] of moves) apply(param, all.reduce((x, y) => emit("add", [x, y])));
+    for (const { param, P } of diagonals) apply(param, pre.scaled(b, P, nu));
   }
-  for (const p of plainParams(m)) apply(p, decay(mean(gradients(gradientSlot(p.name), p.type.shape)), p));
+  const moved = new Set(diagonals.map((d) => d.param));
+  for (const p of plainParams(m)) if (!moved.has(p)) apply(p, decay(mean(gradients(gradientSlot(p.name), p.type.shape)), p));
   return results;
 }
 

@@ -4,7 +4,7 @@ import type { Value } from "../../ir/graph.js";
 import type { NdArray } from "../../ir/ndarray.js";
 import { eachIndex } from "../../ir/ndarray.js";
 import { size, strides } from "../../ir/type.js";
-import type { Layer, Rows, Site } from "../kfac/layer.js";
+import type { Rows, Site } from "../kfac/layer.js";
 import type { StepModel } from "../train/step.js";
 import { Backward, evaluateFrom, type Known } from "./values.js";
 import { type Cotangents, bindingsOf } from "./oracle.js";
@@ -19,14 +19,12 @@ export interface ClaimedRows {
 }
 
 export class Claims {
-  readonly #model: StepModel;
   readonly #forward: Known;
   readonly #backward: Backward;
   readonly #marks: NonNullable<StepModel["marks"]>;
   readonly #wanted: readonly Value[];
 
   constructor(model: StepModel, named: Readonly<Record<string, NdArray>>, roots: readonly Value[]) {
-    this.#model = model;
     const { graph } = model;
     const sites = model.registration.layers.flatMap((l) => l.sites);
     this.#wanted = [...new Set(sites.map((s) => s.output.value))];
@@ -43,15 +41,15 @@ export class Claims {
     return this.#backward.run(seeds, this.#wanted);
   }
 
-  input(layer: Layer, site: Site): ClaimedRows {
-    return this.#arrange(layer, site.input, this.#forward.get(site.input.value) as NdArray);
+  input(site: Site): ClaimedRows {
+    return this.#arrange(site.input, this.#forward.get(site.input.value) as NdArray);
   }
 
-  output(layer: Layer, site: Site, cotangents: Cotangents): ClaimedRows {
-    return this.#arrange(layer, site.output, cotangents.get(site.output.value) as NdArray);
+  output(site: Site, cotangents: Cotangents): ClaimedRows {
+    return this.#arrange(site.output, cotangents.get(site.output.value) as NdArray);
   }
 
-  #arrange(layer: Layer, r: Rows, x: NdArray): ClaimedRows {
+  #arrange(r: Rows, x: NdArray): ClaimedRows {
     const { shape } = x;
     const extent = (axes: readonly number[]): number => size(axes.map((k) => shape[k] as number));
     const [groups, positions, features] = [extent(r.groups), extent(r.positions), extent(r.features)];
@@ -67,8 +65,6 @@ export class Claims {
       rows[at * features + digit(r.features, index)] = x.data[flat] as number;
       if (mark && !("lost" in mark)) example[at] = Math.floor((index[mark.axis] as number) / mark.inner) % ((shape[mark.axis] as number) / (mark.outer * mark.inner));
     });
-    void layer;
-    void this.#model;
     return { positions, features, rows, example };
   }
 }

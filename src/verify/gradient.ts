@@ -25,8 +25,9 @@ export function gradientCheck(d: Differences, param: Value, gradient: NdArray, s
   const p = d.forward.get(param) as NdArray;
   const size = Math.max(0.01, norm(p.data) / Math.sqrt(p.data.length));
   const slope = direction.reduce((s, v, k) => s + v * (gradient.data[k] as number), 0);
-  // a direction may happen to be almost flat: errors are relative to the slope, but no less than a part of the largest possible one
-  const scale = Math.max(Math.abs(slope), 0.05 * norm(gradient.data), 1e-9);
+  // errors are relative to the slope; where that is almost flat (a bias before batch normalisation has none), to a part of the largest
+  // possible one, and to what rounding of the loss L leaves of differences: 1e-15·L / 1e-4·size
+  const scale = Math.max(Math.abs(slope), 0.05 * norm(gradient.data), (1e-4 * Math.abs(d.loss(d.forward))) / size, Number.MIN_VALUE);
   const touched = downstream(d.graph.nodes, [param]);
   const base = new Map([...d.forward].filter(([v]) => !touched.has(v)));
   const at = (h: number): number => {

@@ -1,6 +1,6 @@
 /** The checks of one layer that need no device. */
 import { evaluate } from "../../ir/evaluate.js";
-import type { Graph, Value } from "../../ir/graph.js";
+import type { Graph } from "../../ir/graph.js";
 import { type NdArray, ndarray } from "../../ir/ndarray.js";
 import { size } from "../../ir/type.js";
 import { RUN_KNOBS } from "../../runtime/artifact.js";
@@ -51,6 +51,8 @@ export interface ExactLayer {
   readonly rows: LayerRows | undefined;
   /** Mean gradient in matrix form. */
   readonly gradient: Float64Array;
+  /** ‖Σ |g| |ā|ᵀ‖ / ‖Σ g āᵀ‖: how much errors of rows are amplified in the gradient. */
+  readonly cancellation: number;
   readonly factors: { readonly A: Float64Array; readonly G: Float64Array } | { readonly F: Float64Array } | undefined;
 }
 
@@ -60,7 +62,7 @@ export function checkLayer(s: Scene, claims: Claims, passes: Passes, statistics:
   const layout = layoutOf(layer);
   const weight = s.oracle.param(layer.weight.param.name);
   const gradient = exactMatrix(s, layer, layout, passes.gradients.map((p) => p.exact), 1 / s.examples);
-  const none = (check: Check) => ({ checks: [...checks, check], exact: { layer, layout, rows: undefined, gradient, factors: undefined } });
+  const none = (check: Check) => ({ checks: [...checks, check], exact: { layer, layout, rows: undefined, gradient, cancellation: 1, factors: undefined } });
   if (!weight) return none(held("uses", false, `the imported graph has no trainable parameter "${layer.weight.param.name}"`));
 
   // uses that read this layer's part of the parameter
@@ -86,13 +88,16 @@ export function checkLayer(s: Scene, claims: Claims, passes: Passes, statistics:
   checks.push(held("sites", !trouble, trouble ? `${trouble.site.node}: ${trouble.problem}` : "orientation, positions and the bias's 1 of every use"));
   checks.push(compared("input rows", worst((m) => m.x), EXACT, "as multisets per example"));
   checks.push(compared("output rows", worst((m) => m.y), EXACT, "cotangents for a random seed"));
+  // where the rows themselves are wrong, so are pairs of them
+  if (worst((m) => Math.max(m.x, m.y)) <= EXACT) checks.push(compared("row pairs", worst((m) => m.pair), EXACT, "input and output row of one position"));
   checks.push(positionsCheck(s, layer, sites));
   checks.push(gradientOf(s, claims, passes, layer, layout));
   if (!passes.mixes) checks.push(examplesCheck(passes, sites));
 
+  const cancellation = cancellationOf(s, passes, layer, layout, sites, gradient);
   if (!passes.columns) {
     checks.push(skipped("factors", `the ${s.compiled.model.fisher.kind} Fisher of this loss draws what cannot be given from outside`));
-    return { checks, exact: { layer, layout, rows: undefined, gradient, factors: undefined } };
+    return { checks, exact: { layer, layout, rows: undefined, gradient, cancellation, factors: undefined } };
   }
   const rows: LayerRows = { layer: layerInfo(layer), layout, sites, examples: s.examples, samples: passes.samples, y: passes.columns.map((c) => sites.map((site) => site.y(c))) };
   const factors: NonNullable<ExactLayer["factors"]> = layer.form === "block" ? { F: fisherBlocks(rows) } : { A: factor(rows, "A"), G: factor(rows, "G") };
@@ -101,7 +106,7 @@ export function checkLayer(s: Scene, claims: Claims, passes: Passes, statistics:
     checks.push(got ? compared(part, relativeError(got.map((x) => x / s.examples), want), EXACT, "by the definition, against the program's statistics in float64") : held(part, false, `the program has no statistics "stat/${layer.name}/${part}"`));
   }
   if ("A" in factors) checks.push(blockCheck(rows, factors.A, factors.G));
-  return { checks, exact: { layer, layout, rows, gradient, factors } };
+  return { checks, exact: { layer, layout, rows, gradient, cancellation, factors } };
 }
 
 /** Σ of parameters' cotangents over passes, as the layer's matrix. */
@@ -122,15 +127,15 @@ function gradientOf(s: Scene, claims: Claims, passes: Passes, layer: Layer, layo
   const scale = norm(exactMatrix(s, layer, layout, passes.gradients.map((p) => p.exact), 1));
   for (const pass of passes.gradients) {
     const want = exactMatrix(s, layer, layout, [pass.exact], 1);
-    const sites = layer.sites.map((site) => ({ site, x: claims.input(layer, site), y: claims.output(layer, site, pass.claimed) }));
-    const got = sites.every(({ x, y }) => x.positions === y.positions) ? claimedGradient(layer, layout, sites) : undefined;
+    const sites = layer.sites.map((site) => ({ site, x: claims.input(site), y: claims.output(site, pass.claimed) }));
+    const got = sites.every(({ x, y }) => x.positions === y.positions) ? claimedGradient(layout, sites) : undefined;
     const d = got ? norm(got.map((v, k) => v - (want[k] as number))) : Number.POSITIVE_INFINITY;
     error = Math.max(error, d / Math.max(norm(want), 1e-3 * scale, Number.MIN_VALUE));
   }
   return compared("gradient", Number.isNaN(error) ? Number.POSITIVE_INFINITY : error, EXACT, passes.mixes ? "of the whole batch, whose examples are mixed" : "Σ g āᵀ over all sites, example by example, against the imported graph's derivative");
 }
 
-function claimedGradient(layer: Layer, l: Layout, sites: readonly { readonly site: Layer["sites"][0]; readonly x: ClaimedRows; readonly y: ClaimedRows }[]): Float64Array {
+function claimedGradient(l: Layout, sites: readonly { readonly site: Layer["sites"][0]; readonly x: ClaimedRows; readonly y: ClaimedRows }[]): Float64Array {
   const out = new Float64Array(l.groups * l.dG * l.dA);
   for (const { site, x, y } of sites) {
     const [wide, tall] = site.transposed ? [y, x] : [x, y];
@@ -147,6 +152,16 @@ function claimedGradient(layer: Layer, l: Layout, sites: readonly { readonly sit
       }
   }
   return out;
+}
+
+function cancellationOf(s: Scene, passes: Passes, layer: Layer, layout: Layout, sites: readonly SiteRows[], gradient: Float64Array): number {
+  const size = (a: Float64Array): Float64Array => a.map(Math.abs);
+  const absolute = sites.map((site): SiteRows => ({ ...site, x: size(site.x), y: (c) => size(site.y(c)) }));
+  const y = passes.gradients.map(({ exact }) => absolute.map((site) => site.y(exact)));
+  const sums = exampleGradients({ layer: layerInfo(layer), layout, sites: absolute, y, examples: s.examples, samples: 1 }).flat();
+  const total = new Float64Array(gradient.length);
+  for (const part of sums) part.forEach((v, k) => { total[k] = (total[k] as number) + v / s.examples; });
+  return norm(gradient) === 0 ? 1 : norm(total) / norm(gradient);
 }
 
 function positionsCheck(s: Scene, layer: Layer, sites: readonly SiteRows[]): Check {
@@ -201,5 +216,3 @@ export function programBindings(s: Scene, graph: Graph): Record<string, NdArray>
   }));
 }
 
-export { exampleGradients };
-export type { Value };

@@ -13,14 +13,16 @@ interface Paired {
   readonly yFeatures: number;
 }
 
-/** Rows of a group in the order of (example, random projection of the pair). */
-function ordered(p: Paired, group: number, w: Float64Array): number[] {
+type Part = "x" | "y" | "pair";
+
+/** Rows of a group in the order of (example, random projection of the input row, the output row or both). */
+function ordered(p: Paired, group: number, w: Float64Array, part: Part): number[] {
   const keys = new Map<number, number>();
   const list = Array.from({ length: p.positions }, (_, k) => group * p.positions + k);
   for (const at of list) {
     let s = 0;
-    for (let i = 0; i < p.xFeatures; i++) s += (w[i] as number) * (p.x[at * p.xFeatures + i] as number);
-    for (let o = 0; o < p.yFeatures; o++) s += (w[p.xFeatures + o] as number) * (p.y[at * p.yFeatures + o] as number);
+    for (let i = 0; part !== "y" && i < p.xFeatures; i++) s += (w[i] as number) * (p.x[at * p.xFeatures + i] as number);
+    for (let o = 0; part !== "x" && o < p.yFeatures; o++) s += (w[p.xFeatures + o] as number) * (p.y[at * p.yFeatures + o] as number);
     keys.set(at, s);
   }
   return list.sort((a, b) => (p.example[a] as number) - (p.example[b] as number) || (keys.get(a) as number) - (keys.get(b) as number));
@@ -33,14 +35,18 @@ function collected(p: Paired, order: readonly number[], which: "x" | "y"): Float
   return out;
 }
 
-/** Largest relative difference of rows; infinite where counts differ. */
-function difference(a: Paired, b: Paired, groups: number, seed: number): { x: number; y: number } {
-  if (a.positions !== b.positions || a.xFeatures !== b.xFeatures || a.yFeatures !== b.yFeatures) return { x: Number.POSITIVE_INFINITY, y: Number.POSITIVE_INFINITY };
+/** Relative differences of input rows and of output rows, each in an order of its own, and of pairs; infinite where counts differ. */
+function difference(a: Paired, b: Paired, groups: number, seed: number): Readonly<Record<Part, number>> {
+  const none = Number.POSITIVE_INFINITY;
+  if (a.positions !== b.positions || a.xFeatures !== b.xFeatures || a.yFeatures !== b.yFeatures) return { x: none, y: none, pair: none };
   const next = normals(seed);
   const w = Float64Array.from({ length: a.xFeatures + a.yFeatures }, () => next());
-  const [oa, ob] = [a, b].map((p) => Array.from({ length: groups }, (_, g) => ordered(p, g, w)).flat()) as [number[], number[]];
-  if (oa.some((at, k) => a.example[at] !== b.example[ob[k] as number])) return { x: Number.POSITIVE_INFINITY, y: Number.POSITIVE_INFINITY };
-  return { x: relativeError(collected(b, ob, "x"), collected(a, oa, "x")), y: relativeError(collected(b, ob, "y"), collected(a, oa, "y")) };
+  const error = (part: Part): number => {
+    const [oa, ob] = [a, b].map((p) => Array.from({ length: groups }, (_, g) => ordered(p, g, w, part)).flat()) as [number[], number[]];
+    if (oa.some((at, k) => a.example[at] !== b.example[ob[k] as number])) return none;
+    return Math.max(...(part === "pair" ? (["x", "y"] as const) : [part]).map((which) => relativeError(collected(b, ob, which), collected(a, oa, which))));
+  };
+  return { x: error("x"), y: error("y"), pair: error("pair") };
 }
 
 export interface SiteMatch {
@@ -48,20 +54,25 @@ export interface SiteMatch {
   readonly use: SiteRows;
   readonly x: number;
   readonly y: number;
+  /** Of input and output row of one position together. */
+  readonly pair: number;
   readonly problem: string | undefined;
 }
+
+/** Infinities of one part must not hide that the other fits. */
+const nearness = ({ x, y }: { readonly x: number; readonly y: number }): number => Math.min(x, 1e3) + Math.min(y, 1e3);
 
 /** Every claimed site with the use whose rows are nearest to its own. */
 export function matchSites(layer: Layer, uses: readonly SiteRows[], claims: Claims, claimed: Cotangents, exact: Cotangents, seed: number): SiteMatch[] {
   const free = [...uses];
   return layer.sites.flatMap((site): SiteMatch[] => {
-    const [input, output] = [claims.input(layer, site), claims.output(layer, site, claimed)];
+    const [input, output] = [claims.input(site), claims.output(site, claimed)];
     const mine: Paired = { positions: input.positions, example: input.example, x: input.rows, xFeatures: input.features, y: output.rows, yFeatures: output.features };
     const scored = free.map((use) => {
       const theirs: Paired = { positions: use.positions, example: use.example, x: use.x, xFeatures: use.xFeatures, y: use.y(exact), yFeatures: use.yFeatures };
       return { site, use, ...difference(theirs, mine, layer.groups, seed), problem: problemOf(layer, site, use, input, output) };
     });
-    const best = scored.sort((p, q) => Math.max(p.x, p.y) - Math.max(q.x, q.y))[0];
+    const best = scored.sort((p, q) => nearness(p) - nearness(q))[0];
     if (!best) return [];
     free.splice(free.indexOf(best.use), 1);
     return [best];

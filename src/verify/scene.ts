@@ -10,7 +10,7 @@ import { type Head, pickHeads } from "../train/heads.js";
 import { derivative as derivativeGraph, exactVectors, lossName, perExample, targetType } from "../train/loss.js";
 import { derivative, drawTargets, exactColumns, losses, type LossShape, type PlainLoss } from "./loss.js";
 import { bindingsOf, Oracle, type OracleHead } from "./oracle.js";
-import { type Known, normals, uniforms } from "./values.js";
+import { type Known, norm, normals, uniforms } from "./values.js";
 
 export interface SceneHead extends OracleHead {
   readonly head: Head;
@@ -25,6 +25,8 @@ export interface Scene {
   readonly source: ForwardModel;
   readonly compiled: Compiled;
   readonly named: Readonly<Record<string, NdArray>>;
+  /** Parameters whose numbers were all equal, with random numbers added. */
+  readonly moved: readonly string[];
   readonly oracle: Oracle;
   readonly heads: readonly SceneHead[];
   readonly examples: number;
@@ -40,7 +42,18 @@ function importedZ(source: ForwardModel, head: Head): Value {
 }
 
 export function makeScene(source: ForwardModel, compiled: Compiled, inputs: Readonly<Record<string, NdArray>>, targets: Readonly<Record<string, NdArray>> | undefined, seed: number): Scene {
-  const weights = [...source.weights].map(([name, w]) => [name, ndarray("f32", w.shape, w.data)] as const);
+  const trainable = new Set(source.graph.params.filter((p) => p.trainable).map((p) => p.value.name));
+  const moved: string[] = [];
+  const weights = [...source.weights].map(([name, w], k) => {
+    const data = Float64Array.from(w.data);
+    // a head of zeros lets no gradient through, and ones hide what is multiplied by them
+    if (trainable.has(name) && data.every((x) => x === data[0])) {
+      const next = normals(seed * 31 + k);
+      data.forEach((x, i) => { data[i] = Math.fround(x + 0.1 * next()); });
+      moved.push(name);
+    }
+    return [name, ndarray("f32", w.shape, data)] as const;
+  });
   const named = { ...Object.fromEntries(weights), ...inputs };
   const examples = (compiled.model.heads[0] as Head).loss.z.type.shape[0] as number;
   const places = compiled.model.heads.map((head) => ({ head, weight: head.weight, z: importedZ(source, head) }));
@@ -55,7 +68,7 @@ export function makeScene(source: ForwardModel, compiled: Compiled, inputs: Read
     if (targets && !given) throw new CompileError("bad-data", `no targets "${p.head.target}"`, "--data");
     return { ...p, target: given ?? draw(2 * k + 1), drawn: draw(2 * k + 2) };
   });
-  return { source, compiled, named, oracle, heads, examples };
+  return { source, compiled, named, moved, oracle, heads, examples };
 }
 
 const shapeOf = ({ loss }: Head): LossShape => ({ kind: loss.kind as PlainLoss, axis: loss.axis });
@@ -117,6 +130,10 @@ export function fisherSeeds(s: Scene): { readonly columns: readonly HeadSeeds[];
     default: return undefined;
   }
 }
+
+/** ‖z‖ / ‖∂l/∂z‖ where above 1: relative errors of large outputs are that much larger in a derivative like z − t. */
+export const outputAmplification = (s: Scene, which: "target" | "drawn"): number =>
+  Math.max(1, ...lossSeeds(s, which, () => 1).map((seed, k) => norm(s.oracle.z(s.heads[k] as SceneHead).data) / Math.max(norm(seed.data), Number.MIN_VALUE)));
 
 const splitColumns = (all: NdArray, z: NdArray): NdArray[] =>
   Array.from({ length: all.data.length / z.data.length }, (_, c) => ndarray("f32", z.shape, all.data.slice(c * z.data.length, (c + 1) * z.data.length)));

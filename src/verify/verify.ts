@@ -16,7 +16,7 @@ import { deviceChecks, type DeviceState, stepOnDevice } from "./device.js";
 import { gradientCheck } from "./gradient.js";
 import { checkLayer, EXACT, makePasses, type Passes, programStatistics } from "./layers.js";
 import { type Check, compared, held, type LayerReport, type OrphanReport, skipped, verdictOf, type VerifyReport } from "./report.js";
-import { fisherSeeds, lossNames, makeScene, meanLoss, type Scene } from "./scene.js";
+import { lossNames, makeScene, meanLoss, type Scene } from "./scene.js";
 import { relativeError, secondsOf } from "./values.js";
 
 export interface VerifyOptions {
@@ -51,6 +51,7 @@ export async function verifyModel(forward: (batch: number) => ForwardModel, opti
   requireAffordable(compiled, source, options);
   const s = makeScene(source, compiled, inputs, options.targets, options.seed);
   const notes = [...made.notes];
+  if (s.moved.length > 0) notes.push(`random numbers were added to parameters whose numbers are all equal, which hide errors: ${s.moved.slice(0, 4).join(", ")}${s.moved.length > 4 ? ` and ${s.moved.length - 4} more` : ""}`);
   const { model } = compiled;
   const claims = new Claims(model, s.named, s.heads.map((h) => h.head.loss.z));
   const passes = makePasses(s, claims, options.seed + 11);
@@ -150,5 +151,3 @@ function requireAffordable(compiled: Compiled, source: ForwardModel, { batch, bu
     throw new CompileError("too-large", `exact checks of this model in float64 would take about ${Math.ceil(total / 60)} minutes`, source.name,
       `make it smaller: --batch 2${fisher.kind === "exact" ? ", --fisher mc" : ""}, --shape INPUT=… with smaller images, --register for some kinds only, or --output for a part`);
 }
-
-export { fisherSeeds };

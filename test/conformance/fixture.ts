@@ -5,12 +5,15 @@ import { join } from "node:path";
 export interface FixtureTensor {
   readonly name: string;
   readonly shape: readonly number[];
+  readonly integers: boolean;
   readonly data: Float64Array;
   readonly f32err: number;
   readonly noise: boolean;
 }
 
 export interface FixtureLayer {
+  /** The weight's name; of another use of it: with `#1` behind. */
+  readonly key: string;
   readonly weight: string;
   readonly bias: string | null;
   readonly kind: string;
@@ -19,6 +22,9 @@ export interface FixtureLayer {
   readonly dG: number;
   readonly groups: number;
   readonly stored: "OI" | "IO";
+  /** Of graph-only fixtures: sums over groups. */
+  readonly trace_A?: number;
+  readonly trace_G_emp?: number;
 }
 
 export interface Trajectory {
@@ -34,11 +40,15 @@ export interface Trajectory {
 export interface Fixture {
   readonly name: string;
   readonly folder: string;
+  /** Import, registration and forward only; its weights are generated. */
+  readonly graphOnly: boolean;
   readonly batch: number;
   readonly damping: number;
   readonly fisher: readonly ("exact" | "emp" | "mc")[];
   readonly loss: string;
   readonly inputName: string;
+  /** ONNX ops of the model. */
+  readonly ops: readonly string[];
   readonly layers: readonly FixtureLayer[];
   readonly initializers: readonly { readonly name: string; readonly trainable: boolean }[];
   readonly trajectories: Readonly<Record<string, Trajectory>>;
@@ -57,18 +67,28 @@ interface Entry {
 export function readFixture(folder: string): Fixture {
   const json = (file: string): Record<string, never> => JSON.parse(readFileSync(join(folder, file), "utf8"));
   const meta = json("meta.json") as unknown as Record<string, unknown> & {
-    name: string; batch: number; damping: number; fisher: Fixture["fisher"]; loss: { type: string }; input: { name: string }; layers: FixtureLayer[];
+    name: string; graph_only?: boolean; ops?: string[]; grad_norm?: Record<string, number>; batch: number; damping: number; fisher: Fixture["fisher"]; loss: { type: string }; input: { name: string }; layers: FixtureLayer[];
     initializers: Fixture["initializers"]; trajectories?: Fixture["trajectories"];
   };
   const index = json("tensors.json") as unknown as { tensors: Record<string, Entry> };
   const file = readFileSync(join(folder, "tensors.bin"));
   const tensors = new Map(Object.entries(index.tensors).map(([name, e]): [string, FixtureTensor] => {
     const bytes = file.buffer.slice(file.byteOffset + e.offset, file.byteOffset + e.offset + e.bytes);
-    return [name, { name, shape: e.shape, data: numbers(e.dtype, bytes), f32err: e.f32err ?? 0, noise: e.noise ?? false }];
+    return [name, { name, shape: e.shape, integers: e.dtype.startsWith("int"), data: numbers(e.dtype, bytes), f32err: e.f32err ?? 0, noise: e.noise ?? false }];
   }));
+  const layers = meta.layers.map((l) => ({ ...l, key: l.key ?? l.weight, stored: l.stored ?? "OI" }));
+  // numbers of meta.json that are compared like tensors
+  const scalar = (name: string, value: number | undefined): void => {
+    if (value !== undefined) tensors.set(name, { name, shape: [], integers: false, data: Float64Array.of(value), f32err: 0, noise: false });
+  };
+  for (const l of layers) {
+    scalar(`trace.A/${l.key}`, l.trace_A);
+    scalar(`trace.G.emp/${l.key}`, l.trace_G_emp);
+  }
+  for (const [name, value] of Object.entries(meta.grad_norm ?? {})) scalar(`grad_norm/${name}`, value);
   return {
-    name: meta.name, folder, batch: meta.batch, damping: meta.damping, fisher: meta.fisher, loss: meta.loss.type.replace("_", "-"), inputName: meta.input.name,
-    layers: meta.layers, initializers: meta.initializers, trajectories: meta.trajectories ?? {}, tensors,
+    name: meta.name, folder, graphOnly: meta.graph_only ?? false, batch: meta.batch, damping: meta.damping ?? 0, fisher: meta.fisher ?? [], loss: meta.loss.type.replace("_", "-"), inputName: meta.input.name, ops: meta.ops ?? [],
+    layers, initializers: meta.initializers ?? [], trajectories: meta.trajectories ?? {}, tensors,
   };
 }
 

@@ -6,9 +6,9 @@ import { readFixture } from "./fixture.js";
 import { type Row, spellRow } from "./report.js";
 import { runFixture } from "./run.js";
 
-const [folder, ...named] = process.argv.slice(2);
+const [folder, ...named] = process.argv.slice(2).filter((a) => a !== "--trace");
 if (!folder || !existsSync(folder)) {
-  console.error("usage: npm run conformance:kfac -- DIR [NAME…]   (DIR holds one folder per fixture)");
+  console.error("usage: npm run conformance:kfac -- DIR [NAME…] [--trace]   (DIR holds one folder per fixture; --trace: stacks of errors)");
   process.exit(2);
 }
 const all = readdirSync(folder).filter((n) => existsSync(join(folder, n, "meta.json"))).sort();
@@ -27,7 +27,7 @@ try {
       const why = e instanceof Error ? e.message : String(e);
       const mustRun = named.length > 0 || required.fixtures.includes(name);
       rows = [{ fixture: name, family: "all", verdict: mustRun ? "failed" : "skipped", tensors: 0, worst: "", error: 0, allowed: 0, why }];
-      if (process.env.DEBUG) console.error(e);
+      if (process.argv.includes("--trace")) console.error(e);
     }
     for (const r of rows) {
       count[r.verdict]++;

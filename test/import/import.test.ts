@@ -186,7 +186,7 @@ describe("batch normalisation exported for training", () => {
     await expectAgrees(buildModel({ ...spec(15), outputs: ["y", "m2", "v2"] }), 3, 1, 0.5, { mode: "train" });
     const m = imported(spec(15));
     expect(m.notes.join()).toMatch(/statistics of each batch/);
-    expect(roles(m)).toEqual(["s trained", "t trained"]);
+    expect(roles(m)).toEqual(["s trained", "t trained", "mean fixed", "v fixed"]);
   });
   it("and the stored ones in evaluation", () => {
     expect(roles(imported(spec(15), { mode: "eval" })).length).toBe(4);

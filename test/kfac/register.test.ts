@@ -22,6 +22,11 @@ describe("a dense layer", () => {
     expect(table(`param %w: f32[2, 2, 6] = file ${X} %t = reshape(%w) {shape = [4, 6]} %p = permute(%t) {perm = [1, 0]} %y = contract(%x, %p) {spec = "ni,oi->no"} return y = %y`)).toEqual(["w dense 4→6 T1"]);
   });
 
+  it("takes axes of its weight together in whatever order they come to stand", () => {
+    expect(table(`param %w: f32[2, 5, 3] = file input %x: f32[2, 6] examples 0 %p = permute(%w) {perm = [2, 0, 1]} %t = reshape(%p) {shape = [6, 5]}
+      %y = contract(%x, %t) {spec = "ni,io->no"} return y = %y`)).toEqual(["w dense 6→5 T1"]);
+  });
+
   const FUSED = (cut: string, back: string, starts: readonly number[]) => `param %W: f32[12, 4] = file param %b: f32[12] = file input %x: f32[2, 3, 4] examples 0
     ${starts.map((s, k) => `%w${k} = slice(%W) {start = [${s}, 0], size = [${cut}, 4], stride = [1, 1]}
     %b${k} = slice(%b) {start = [${s}], size = [${cut}], stride = [1]}
@@ -142,6 +147,12 @@ describe("one weight at several sites", () => {
       .toEqual(["w dense 4→4 T1", expect.stringMatching(/^b: it is also used in /)]);
   });
 
+  it("a bias that its two uses read in different orders is nobody's", () => {
+    expect(table(twice("%y1 = add(%y, %bb)", `%r = reshape(%z) {shape = [2, 2, 2]} %v = reshape(%b) {shape = [2, 2]} %t = permute(%v) {perm = [1, 0]}
+      %tt = broadcast(%t) {shape = [2, 2, 2], axes = [1, 2]} %z0 = add(%r, %tt) %z1 = reshape(%z0) {shape = [2, 4]}`)))
+      .toEqual(["w dense 4→4 T2 [plain T1, plain T1]", expect.stringMatching(/^b: it is added in different ways in /), "c: not used by the loss"]);
+  });
+
   it("for different matrices is refused", () => {
     expect(table(`param %w: f32[4, 4] = file ${X} %y = contract(%x, %w) {spec = "ni,oi->no"} %h = tanh(%y)
       %r = reshape(%h) {shape = [2, 2, 2]} %v = reshape(%w) {shape = [2, 2, 4]} %z = contract(%r, %v) {spec = "nab,abo->no"} %o = tanh(%z) return y = %o`))
@@ -196,6 +207,24 @@ describe("scales and shifts of a normalisation", () => {
     expect(table(`param %g: f32[6] = file param %b: f32[6] = file input %x: f32[2, 6] examples 0
       %c = broadcast(%g) {shape = [2, 6], axes = [1]} %y = mul(%x, %c) %r = reshape(%y) {shape = [2, 2, 3]}
       %v = reshape(%b) {shape = [2, 3]} %d = broadcast(%v) {shape = [2, 2, 3], axes = [1, 2]} %z = add(%r, %d) %o = tanh(%z) return y = %o`)).toEqual(["g norm 1→1×6 +b T1 block"]);
+  });
+});
+
+describe("what has a number for every example", () => {
+  it("is no layer, and says so", () => {
+    expect(table(`param %w: f32[2, 4, 3] = file ${X} %y = contract(%x, %w) {spec = "ni,nio->no"} return y = %y`)).toEqual([expect.stringMatching(/^w: in .* the examples are features of the weight$/)]);
+    expect(table(`param %g: f32[2, 4] = file ${X} %y = mul(%x, %g) return y = %y`)).toEqual([expect.stringMatching(/^g: in .* it has a number for every example$/)]);
+  });
+  it("nor is what a product sums over alone", () => {
+    for (const spec of ["nti,oi->no", "nsi,toi->nso"])
+      expect(table(`param %w: f32[${spec.includes("toi") ? "2, 6, 4" : "6, 4"}] = file input %x: f32[2, 3, 4] examples 0 %y = contract(%x, %w) {spec = "${spec}"} return y = %y`))
+        .toEqual([expect.stringMatching(/^w: .* sums axes of one operand alone$/)]);
+  });
+
+  it("or nothing of any example", () => {
+    expect(table(`param %w: f32[4, 3] = file param %g: f32[4] = file ${X} %u = tanh(%g) %y = contract(%u, %w) {spec = "i,io->o"} %c = broadcast(%y) {shape = [2, 3], axes = [1]}
+      %k = reduce_sum(%x) {axes = [1]} %d = broadcast(%k) {shape = [2, 3], axes = [0]} %z = mul(%c, %d) return y = %z`))
+      .toEqual([expect.stringMatching(/^w: the input of .* does not depend on examples$/), expect.stringMatching(/^g: no layer pattern covers its use in tanh$/)]);
   });
 });
 

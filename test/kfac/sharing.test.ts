@@ -1,6 +1,6 @@
 /** The automatic rule for weights that are used at several positions: averaged first only where nothing but their sum reaches the loss. */
 import { describe, expect, it } from "vitest";
-import { net, tableOf } from "./support.js";
+import { net, table, tableOf } from "./support.js";
 
 const sharings = (build: Parameters<typeof net>[0], more: Parameters<typeof tableOf>[1] = {}): string[] =>
   tableOf(net(build), more).filter((line) => !line.startsWith("head")).map((line) => (line.includes(" reduce") ? "reduce" : "expand"));
@@ -22,6 +22,7 @@ describe("a dense layer over a sequence", () => {
     expect(sharings((m) => m.sum(m.mul(m.dense(m.input("x", [5, 4]), 6), m.param("s", [5, 1], { trainable: false })), 0))).toEqual(["expand"]);
     expect(sharings((m) => m.sum(m.dense(m.input("x", [2, 5, 4]), 6), 0))).toEqual(["expand"]);
     expect(sharings((m) => m.sum(m.dense(m.input("x", [5, 4]), 6), 1))).toEqual(["expand"]);
+    expect(sharings((m) => m.sum(m.reshape(m.dense(m.input("x", [6, 4]), 5), [2, 3, 5]), 1))).toEqual(["expand"]);
   });
 
   it("is expanded where every position has its own loss, or a second output shows them", () => {
@@ -83,6 +84,14 @@ describe("--sharing", () => {
     expect(sharings(pooled, { sharing: { "*": "reduce" } })).toEqual(["reduce", "reduce"]);
     expect(sharings(pooled, { sharing: { "a.weight": "reduce", "*": "expand" } })).toEqual(["reduce", "expand"]);
     expect(sharings(pooled, { sharing: { "b.weight": "auto", "*": "expand" } })).toEqual(["expand", "reduce"]);
+  });
+
+  it("names a part of a weight, or all of its parts by the parameter's name", () => {
+    const PARTS = `param %W: f32[8, 4] = file input %x: f32[2, 3, 4] examples 0
+      %a = slice(%W) {start = [0, 0], size = [4, 4], stride = [1, 1]} %b = slice(%W) {start = [4, 0], size = [4, 4], stride = [1, 1]}
+      %y = contract(%x, %a) {spec = "nti,oi->nto"} %z = contract(%x, %b) {spec = "nti,oi->nto"} %h = tanh(%y) %k = tanh(%z) return y = %h, z = %k`;
+    expect(table(PARTS, { sharing: { "W[0:4]": "reduce" } })).toEqual(["W[0:4] dense 4→4 T3 reduce", "W[4:8] dense 4→4 T3"]);
+    expect(table(PARTS, { sharing: { W: "reduce", "W[4:8]": "auto" } })).toEqual(["W[0:4] dense 4→4 T3 reduce", "W[4:8] dense 4→4 T3"]);
   });
 
   it("makes no difference where there is one position", () => {

@@ -104,7 +104,7 @@ export const convnet = (classes = 3, act: Activation = "relu", seed = 2): Forwar
     return dense(b, b.emit("reshape", [two], { shape: [batch, size(two.type.shape.slice(1))] }), "fc", classes);
   });
 
-/** A dense layer, a gain that no layer pattern covers, and another dense layer. */
+/** A dense layer, a gain (a layer of scales), and another dense layer. */
 export const gained = (seed = 3): Forward =>
   modelOf("gained", seed, (b, batch) => {
     const h = b.emit("tanh", [dense(b, b.input("x", f32(batch, 4), 0), "fc0", 5)]);
@@ -125,7 +125,7 @@ export function programs(): Readonly<Record<string, () => Compiled>> {
       compile(mlp([4, 5, 3], "tanh", { bias: false }), options({ loss: "half-sse", fisher: { kind: "empirical", samples: 1 }, weightDecayMode: "decoupled" })),
     "convnet, softmax, two samples": () => compile(convnet(), options({ loss: "softmax-ce", fisher: { kind: "mc", samples: 2 } })),
     "convnet, bernoulli, exact": () => compile(convnet(2, "tanh"), options({ loss: "bernoulli-ce", fisher: { kind: "exact", samples: 1 } })),
-    "gain without a layer, mse": () => compile(gained(), options({ loss: "mse" })),
+    "gain without a layer, mse": () => compile(gained(), options({ loss: "mse", layerOverride: { gain: "skip" } })),
     "mlp, adam": () => compile(mlp([4, 5, 3]), options({ loss: "softmax-ce", optimizer: "adam" })),
     "convnet, sgd": () => compile(convnet(), options({ loss: "softmax-ce", optimizer: "sgd" })),
   };

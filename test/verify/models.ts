@@ -11,7 +11,7 @@ import { custom, dense, type Forward } from "../support/models.js";
 
 type Build = Parameters<typeof model>[1];
 
-const dsl = (name: string, build: Build): Forward => {
+export const dsl = (name: string, build: Build): Forward => {
   const made = model(name, build, { seed: 3 });
   return (batch) => {
     const forward = toForward(made, batch);
@@ -45,6 +45,12 @@ export const MODELS: Readonly<Record<string, Forward>> = {
     const two = b.emit("tanh", [b.emit("contract", [one, w], { spec: "no,oi->ni" })]);
     return add(b.emit("contract", [two, w], { spec: "ni,oi->no" }));
   }),
+  "tied square": custom("tied", 7, (b: Builder, n: number): Value => {
+    const w = b.param("w", f32(3, 3));
+    const one = b.emit("tanh", [b.emit("contract", [b.input("x", f32(n, 3), 0), w], { spec: "ni,oi->no" })]);
+    return b.emit("contract", [one, w], { spec: "no,oi->ni" });
+  }),
+  "square": custom("square", 8, (b: Builder, n: number): Value => dense(b, b.emit("tanh", [dense(b, b.input("x", f32(n, 4), 0), "fc0", 4, false)]), "fc1", 4, false)),
   "a parameter without a layer": custom("orphan", 6, (b: Builder, n: number): Value => {
     const h = dense(b, b.input("x", f32(n, 3), 0), "fc0", 4);
     const power = b.emit("exp", [b.param("rate", f32(4))]);

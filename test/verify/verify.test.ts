@@ -6,7 +6,7 @@ import { failures, MODELS, verify } from "./models.js";
 
 const device = testDevice();
 const kind = (k: FisherOptions["kind"]): FisherOptions => ({ kind: k, samples: 1 });
-const lossOf = (name: string) => (["tied", "a parameter without a layer"].includes(name) ? { loss: "half-sse" as const } : {});
+const lossOf = (name: string) => (["tied", "tied square", "square", "a parameter without a layer"].includes(name) ? { loss: "half-sse" as const } : {});
 
 describe("a correct program passes", () => {
   for (const [name, forward] of Object.entries(MODELS))

@@ -14,8 +14,8 @@ const wantsBatch = (c: Context): boolean =>
 /**
  * y = (x − mean) / √(variance + ε) · scale + shift, over channels (axis 1).
  *
- * With the stored statistics, or in training with those of the batch (population variance); then the further outputs are
- * the running statistics after this batch, `old·momentum + batch·(1 − momentum)`.
+ * With the stored statistics, or in training with those of the batch (population variance); then the running statistics become
+ * `old·momentum + batch·(1 − momentum)`: the further outputs, and what a training step leaves in the stored tensors.
  */
 function batchNorm(c: Context): readonly Result[] {
   const x = c.x(0);
@@ -23,11 +23,16 @@ function batchNorm(c: Context): readonly Result[] {
   if (wantsBatch(c) && c.host.mode === "train") {
     const axes = x.type.shape.flatMap((_, axis) => (axis === 1 ? [] : [axis]));
     const s = standardize(c, x, axes, epsilon);
-    c.host.note(`${c.where}: BatchNormalization uses the statistics of each batch`);
+    c.host.note(`${c.where}: BatchNormalization uses the statistics of each batch, also to evaluate and to predict`);
     const momentum = c.float("momentum", 0.9);
-    const running = (k: number, i: number, now: Value): readonly Result[] =>
-      c.wants(k) ? [c.emit("add", [times(c, c.x(i), momentum), times(c, now, 1 - momentum)])] : [now];
-    return [perChannel(c, s.y, c.x(1), c.x(2)), ...running(1, 3, s.mean), ...running(2, 4, s.variance)];
+    const running = (k: number, i: number, now: Value): Result => {
+      const stored = c.running(i);
+      if (stored === undefined && !c.wants(k)) return now;
+      const next = c.emit("add", [times(c, c.x(i), momentum), times(c, now, 1 - momentum)]);
+      if (stored !== undefined) c.host.update?.(stored, next);
+      return next;
+    };
+    return [perChannel(c, s.y, c.x(1), c.x(2)), running(1, 3, s.mean), running(2, 4, s.variance)];
   }
   const inverse = c.emit("reciprocal", [c.emit("sqrt", [plus(c, c.x(4), epsilon)])]);
   const centered = c.emit("sub", [x, along(c, c.x(3), x.type.shape, 1)]);
