@@ -3,10 +3,15 @@
  * weight of 1 for one example and 0 for all others. At half-sse, targets of one less than an output make that output's Jacobian the gradient.
  */
 import { describe, expect, it } from "vitest";
+import { Builder, broadcast } from "../../ir/builder.js";
+import { evaluate } from "../../ir/evaluate.js";
+import { cotangents } from "../../ir/grad.js";
 import { type NdArray, ndarray } from "../../ir/ndarray.js";
-import { size } from "../../ir/type.js";
+import { f32, size } from "../../ir/type.js";
 import { compile, type CompileOptions, orphanInfo } from "../../src/compile.js";
-import { type Forward, HostRun, labels, options, random, relative, tensor } from "../support/models.js";
+import { squareSums } from "../../src/kfac/diagonal.js";
+import { diagonalParams, prune } from "../../src/train/step.js";
+import { custom, type Forward, HostRun, labels, options, random, relative, tensor } from "../support/models.js";
 import { inputsOf, Lab, net } from "./support.js";
 
 const N = 4;
@@ -24,8 +29,8 @@ const MODELS: Readonly<Record<string, { readonly forward: Forward; readonly para
   "the bias of a transposed use of a tied weight": {
     forward: net((m) => {
       const w = m.param("w", [3, 4]);
-      const h = m.tanh(m.contract("ni,oi->no", m.input("x", [4]), w));
-      return m.add(m.contract("no,oi->ni", h, w), m.param("c", [4]));
+      const h = m.tanh(m.matmul(m.input("x", [4]), m.transpose(w)));
+      return m.add(m.matmul(h, w), m.param("c", [4]));
     }),
     params: ["c"], skip: [],
   },
@@ -144,5 +149,59 @@ describe("a diagonal Fisher", () => {
     const stats = l.stats({ ...inputs, target: labels([N], 3, next), mcTargets: drawn, mcGiven: ndarray("i32", [1], [1]) }, N);
     const same = new Lab(positions.forward, N, { ...skipped(), loss: "softmax-ce" }).stats({ ...inputs, target: drawn }, N);
     expect(relative(data(stats["kfac/pos/D"]), data(same["kfac/pos/D"]))).toBeLessThan(CLOSE);
+  });
+
+  it("is the same however many examples go at once", () => {
+    const { m } = new Lab((MODELS["a convolution that is none"] as (typeof MODELS)[string]).forward, N, { ...skipped(["c.weight"]) });
+    const sums = (limit: number) => {
+      const b = Builder.from(m.graph);
+      const seeds = new Map(m.heads.map((h) => [h.loss.z, b.input("seed", h.loss.z.type, 0)] as const));
+      const start = b.nodes.length;
+      const params = diagonalParams(m);
+      const found = cotangents(b, seeds, params);
+      const made = squareSums(b, { nodes: b.nodes.slice(start), seeds: [...seeds.values()], cotangents: found }, params, undefined, limit);
+      const graph = prune(b.finish([...made].map(([v, value]) => ({ name: v.name, value }))));
+      const next = random(51);
+      return { nodes: graph.nodes.length, of: evaluate(graph, Object.fromEntries([...graph.params, ...graph.inputs].map(({ value }) => [value.name, tensor(value.type.shape, next)]))) };
+    };
+    const [whole, sliced] = [sums(2 ** 24), sums(120)];
+    expect(sliced.nodes).toBeGreaterThan(whole.nodes);
+    for (const p of ["c.weight", "c.bias"]) expect(relative(data(sliced.of[p]), data(whole.of[p])), p).toBeLessThan(CLOSE);
+  });
+
+  it("is not made where the gradient of one example cannot be told: the parameter says why and moves plainly", () => {
+    const mixed: Forward = custom("mixed", 5, (b, n) => {
+      const x = b.input("x", f32(n, 3), 0);
+      const h = b.emit("tanh", [b.emit("mul", [x, broadcast(b.emit, b.emit("exp", [b.param("p", f32(3))]), [n, 3], [1])])]);
+      const y = b.emit("contract", [b.emit("contract", [x, x], { spec: "ni,mi->nm" }), h], { spec: "nm,mo->no" });
+      return b.emit("add", [y, broadcast(b.emit, b.param("q", f32(3)), [n, 3], [1])]);
+    });
+    const c = compile(mixed, options({ loss: "half-sse", fisher: { kind: "empirical", samples: 1 }, ...skipped() }));
+    const [p, q] = ["p", "q"].map((name) => c.artifact.orphans.find((o) => o.param === name));
+    expect(p?.update).toBe("sgd-momentum");
+    expect(p?.reason).toMatch(/; no diagonal Fisher: the gradient of one example cannot be told from .* at /);
+    expect(q?.update).toBe("diagonal Fisher");
+    expect(c.artifact.plan.buffers.filter((b) => b.name.endsWith("/D")).map((b) => b.name)).toEqual(["kfac/q/D", "stat/q/D"]);
+  });
+
+  it("of a batch whose examples are mixed is made of each example's own rows, behind the statistics of the batch", () => {
+    // z_n = h_n − mean of h, h_n = tanh(s) ⊙ x_n
+    const centred: Forward = custom("centred", 6, (b, n) => {
+      const x = b.input("x", f32(n, 3), 0);
+      const h = b.emit("mul", [x, broadcast(b.emit, b.emit("tanh", [b.param("s", f32(3))]), [n, 3], [1])]);
+      const mean = b.emit("mul", [b.emit("reduce_sum", [h], { axes: [0] }), broadcast(b.emit, b.scalar(1 / n), [3], [])]);
+      return b.emit("sub", [h, broadcast(b.emit, mean, [n, 3], [1])]);
+    });
+    const l = new Lab(centred, N, skipped());
+    const inputs = inputsOf(l.m, 61);
+    const target = tensor([N, 3], random(62));
+    const stats = l.stats({ ...inputs, target }, N);
+    const [x, s, z] = [data(inputs.x), data(l.params.s), l.predict(inputs).data];
+    const seed = z.map((v, k) => v - (target.data[k] as number));
+    const expected = Float64Array.from(range(3), (k) => {
+      const mean = range(N).reduce((sum, n) => sum + (seed[n * 3 + k] as number), 0) / N;
+      return range(N).reduce((sum, n) => sum + (((seed[n * 3 + k] as number) - mean) * (x[n * 3 + k] as number) * (1 - Math.tanh(s[k] as number) ** 2)) ** 2, 0) / N;
+    });
+    expect(relative(data(stats["kfac/s/D"]), expected)).toBeLessThan(CLOSE);
   });
 });

@@ -16,6 +16,7 @@ import { testDevice } from "../support/gpu.js";
 import { bind, custom, defaultFields, type Forward, matmul, options, random, relative, tensor, transpose } from "../support/models.js";
 import { toHost } from "../support/run-graph.js";
 import { Lab, inputsOf, net, pickExamples } from "./support.js";
+import { timeFirst } from "./zoo.js";
 
 const range = (n: number): number[] => Array.from({ length: n }, (_, k) => k);
 const data = (x: NdArray | undefined): Float64Array => (x as NdArray).data;
@@ -79,6 +80,7 @@ const CASES: readonly (readonly [string, Forward, { maxFactor?: number; sharing?
   ["diagonal sides, groups", net((m) => m.tanh(m.conv2d(m.input("x", [4, 4, 4]), 4, 3, { groups: 2 }))), { maxFactor: 2 }],
   ["both sides diagonal", net((m) => m.tanh(m.dense(m.input("x", [3, 4]), 3))), { maxFactor: 1 }],
   ["reduced", net((m) => m.tanh(m.dense(m.input("x", [3, 4]), 3))), { sharing: { "*": "reduce" } }],
+  ["many positions, time in front", timeFirst, { sharing: { "*": "expand" } }],
   ["tied the other way round", tied, {}],
   ["one weight three times", repeated, {}],
 ];

@@ -10,30 +10,32 @@ import { KINDS, V } from "./zoo.js";
 
 const N = 3;
 const LAMBDA = 2 ** -6;
+/** L2: part of the gradient. */
+const DECAY = 0.25;
 const range = (n: number): number[] => Array.from({ length: n }, (_, k) => k);
 
-function stepped(forward: Forward, more: Partial<CompileOptions>, loss: LossKind, damping: number, fisher: CompileOptions["fisher"] = { kind: "empirical", samples: 1 }) {
+function stepped(forward: Forward, more: Partial<CompileOptions>, loss: LossKind, damping: number, weightDecay = 0, fisher: CompileOptions["fisher"] = { kind: "empirical", samples: 1 }) {
   const c = compile(forward, options({ loss, batches: [N], fisher, verify: false, ...more }));
-  const run = new HostRun(c, { damping, lr: 1, momentum: 0, klClip: 0, count: N });
+  const run = new HostRun(c, { damping, lr: 1, momentum: 0, klClip: 0, weightDecay, count: N });
   const before = { ...run.state };
   const z = c.model.heads.map((h) => h.loss.z.type)[0] as { shape: readonly number[] };
   const results = run.front({ ...inputsOf(c.model, 63, V), target: tensor(z.shape, random(64)) }, N);
   run.run("back");
   const moved = Object.fromEntries(Object.entries(before).map(([name, old]) => [name, { shape: old.shape, data: old.data.map((x, k) => x - (run.get(name)[k] as number)) }]));
-  return { c, run, results, moved };
+  return { c, run, results, moved, before };
 }
 
 const damped = (m: Float64Array, n: number, by: number): Float64Array => invert(m.map((x, k) => x + (k % (n + 1) === 0 ? by : 0)), n);
 
 describe("the direction of", () => {
   it.each(KINDS)("%s is that of dense inverses: (F + λI)⁻¹ of a block, (G + √λ/π)⁻¹ ∇ (A + π√λ)⁻¹ of factors, per group", (_, forward, more) => {
-    const { c, run, results, moved } = stepped(forward, more, "half-sse", LAMBDA);
+    const { c, run, results, moved, before } = stepped(forward, more, "half-sse", LAMBDA, DECAY);
     for (const l of c.artifact.layers) {
       const { dA, dG, groups } = l;
-      const [got, gradient] = [toMatrix(l, moved), (results[`grad/${l.name}`] as NdArray).data];
+      const [got, gradient, weights] = [toMatrix(l, moved), (results[`grad/${l.name}`] as NdArray).data, toMatrix(l, before)];
       for (const g of range(groups)) {
         const cut = (x: Float64Array, n: number): Float64Array => x.slice(g * n, (g + 1) * n);
-        const mean = cut(gradient, dG * dA).map((x) => x / N);
+        const mean = cut(gradient, dG * dA).map((x, k) => x / N + DECAY * (cut(weights, dG * dA)[k] as number));
         /** One side as a full matrix. */
         const side = (name: "A" | "G", d: number): Float64Array => {
           const all = run.get(`kfac/${l.name}/${name}`);
@@ -60,7 +62,7 @@ describe("the direction of", () => {
       const outputs = (compile(forward, options({ loss: "half-sse", batches: [N], verify: false, ...more })).model.heads.map((h) => h.loss.z.type.shape)[0] as number[]).slice(1).reduce((x, y) => x * y, 1);
       // mse is half-sse times 2/outputs
       const exact = { kind: "exact", samples: 1 } as const;
-      const [a, b] = [stepped(forward, more, "mse", (2 / outputs) * LAMBDA, exact), stepped(forward, more, "half-sse", LAMBDA, exact)];
+      const [a, b] = [stepped(forward, more, "mse", (2 / outputs) * LAMBDA, 0, exact), stepped(forward, more, "half-sse", LAMBDA, 0, exact)];
       // λ is rounded to float32
       for (const l of a.c.artifact.layers) expect(relative(toMatrix(l, a.moved), toMatrix(l, b.moved)), l.name).toBeLessThan(1e-6);
     }

@@ -45,6 +45,14 @@ const turned: Forward = custom("turned", 8, (b, n) => {
   return b.emit("tanh", [b.emit("add", [z, full(b, b.param("c", f32(3, 2)), [n, 3, 2], [1, 2])])]);
 });
 
+/** A sequence with time in front, then examples, as recurrent nets have it; its outputs are summed. */
+export const timeFirst: Forward = custom("time", 9, (b, n) => {
+  const x = b.emit("permute", [b.input("x", f32(n, 3, 4), 0)], { perm: [1, 0, 2] });
+  const y = b.emit("contract", [x, b.param("w", f32(2, 4))], { spec: "tni,oi->tno" });
+  const z = b.emit("add", [y, full(b, b.param("c", f32(2)), [3, n, 2], [2])]);
+  return b.emit("tanh", [b.emit("reduce_sum", [z], { axes: [0] })]);
+});
+
 export type Kind = readonly [name: string, forward: Forward, more: Partial<CompileOptions>];
 export const KINDS: readonly Kind[] = [
   ["grouped convolution", net((m) => m.dense(m.flatten(m.tanh(m.conv2d(m.input("x", [4, 5, 5]), 6, 3, { groups: 2, stride: 2, pad: 1 }))), 3)), {}],
@@ -59,5 +67,6 @@ export const KINDS: readonly Kind[] = [
   ["tied embedding", tied(3, 4), {}],
   ["fused projection", fused, {}],
   ["one weight twice", repeated, {}],
+  ["reduced, time in front", timeFirst, {}],
   ["bias in another order", turned, {}],
 ];

@@ -62,7 +62,7 @@ function jacobian(forward: Forward, inputs: Readonly<Record<string, NdArray>>, n
   const K = size(z.type.shape);
   const run = (k: number) => evaluate(made, { ...given, seed: ndarray("f32", z.type.shape, Float64Array.from({ length: K }, (_, i) => Number(i === k))) });
   const results = Array.from({ length: K }, (_, k) => run(k));
-  return { z: [...(results[0]?.["z·"] as NdArray).data], J: results.map((r) => params.flatMap((p) => [...(r[`d/${p.name}`] as NdArray).data])) };
+  return { z: [...((results[0] as Record<string, NdArray>)["z·"] as NdArray).data], J: results.map((r) => params.flatMap((p) => [...(r[`d/${p.name}`] as NdArray).data])) };
 }
 
 export function denseFisher({ forward, loss, inputs, target, weight }: Case, kind: "exact" | "empirical"): Matrix {

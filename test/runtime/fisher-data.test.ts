@@ -1,6 +1,7 @@
 /** Estimates over data sets: what may not matter, what they leave alone, and what is refused. */
 import { describe, expect, it } from "vitest";
 import { Builder, broadcast, contract } from "../../ir/builder.js";
+import type { Value } from "../../ir/graph.js";
 import { f32 } from "../../ir/type.js";
 import type { Estimate } from "../../runtime/fisher-estimate.js";
 import type { VectorResult } from "../../runtime/kronecker.js";
@@ -8,7 +9,7 @@ import type { Tensor } from "../../runtime/tensors.js";
 import type { Trainer, TrainerOptions } from "../../runtime/trainer.js";
 import { compile, type CompileOptions, type ForwardModel } from "../../src/compile.js";
 import { testDevice } from "../support/gpu.js";
-import { type Forward, labels, mlp, options, random, relative, tensor } from "../support/models.js";
+import { custom, dense, type Forward, labels, mlp, options, random, relative, tensor } from "../support/models.js";
 import { apply, type Case, denseFisher, join, split } from "./dense-fisher.js";
 import { batchesOf, caseOf, cut, F32, numbers, ONCE, tied, withTrainer as trainOn } from "./fisher-lab.js";
 
@@ -124,6 +125,40 @@ describe("a model that mixes the examples of a batch", () => {
       expect((await t.fisher.multiply(v, batchesOf(c, 4))).w?.data.length).toBe(6);
     });
     expect(() => compile(centred, options({ loss: "softmax-ce", fisherDiagonal: true }))).toThrow(/diagonal is a sum over examples/);
+  });
+});
+
+/** x → tanh → kind [n, 3] and box [n, 2]. */
+const two: Forward = (n) => {
+  const made = custom("two", 26, (b) => {
+    const h = b.emit("tanh", [dense(b, b.input("x", f32(n, 4), 0), "body", 3)]);
+    return b.emit("concat", [dense(b, h, "kind", 3), dense(b, h, "box", 2)], { axis: 1 });
+  })(n);
+  const [kind, box] = (made.graph.nodes.at(-1)?.inputs ?? []) as [Value, Value];
+  return { ...made, outputs: [{ name: "kind", value: kind }, { name: "box", value: box }] };
+};
+
+describe("several losses", () => {
+  it("have the weighted sum of their Fishers, and targets by output", async () => {
+    const next = random(27);
+    const N = 6;
+    const c = caseOf(mlp([4, 3]), N, 28);
+    const kind = c.target;
+    const box = tensor([N, 2], next);
+    const x = numbers(35, 29);
+    const v = split(two, x);
+    const only = (index: number): Forward => (n) => { const m = two(n); return { ...m, outputs: [m.outputs[index] as ForwardModel["outputs"][number]] }; };
+    const parts = [denseFisher({ forward: only(0), loss: "softmax-ce", inputs: c.inputs, target: kind }, "exact"), denseFisher({ forward: only(1), loss: "half-sse", inputs: c.inputs, target: box }, "exact")].map((F) => apply(F, x)) as [number[], number[]];
+    const wanted = parts[0].map((y, k) => 0.3 * y + 2 * (parts[1][k] as number));
+    const batch = { x: cut(c, 0, N).x as Tensor, target: { kind: cut(c, 0, N).target as Tensor, box: { shape: box.shape, data: Float32Array.from(box.data) } } };
+    await withTrainer(two, { losses: [{ output: "kind", kind: "softmax-ce", weight: 0.3 }, { output: "box", kind: "half-sse", weight: 2 }] }, async (t) => {
+      expect(relative(join(two, await t.fisher.multiply(v, batch)), wanted)).toBeLessThan(F32);
+      expect(relative(join(two, await t.fisher.multiply(v, { x: batch.x })), wanted)).toBeLessThan(F32);
+      const e = await t.fisher.estimate([batch]);
+      expect(e.info.losses).toEqual([{ output: "kind", loss: "softmax-ce", weight: 0.3 }, { output: "box", loss: "half-sse", weight: 2 }]);
+      // behind the linear last layer of a half-sse, g gᵀ is I
+      expect(relative(e.factors()["box.weight"]?.G?.data ?? [], [2, 0, 0, 2])).toBeLessThan(F32);
+    });
   });
 });
 
