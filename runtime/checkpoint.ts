@@ -31,7 +31,7 @@ export async function saveCheckpoint(trainer: TrainerCore, run: RunScalars, extr
     ...extra, formatVersion: FORMAT, planHash: artifact.hash, model: artifact.name, optimizer: artifact.optimizer, loss: artifact.loss,
     step: String(state.stepCount), seed: String(state.seed), run: JSON.stringify(run), host: JSON.stringify(trainer.host),
     emaWeight: String(state.emaWeight), statSteps: String(state.statSteps), scaleWeight: String(state.scaleWeight), inverted: String(state.inverted), redo: String(state.redo),
-    scales: JSON.stringify(state.scales), pending: JSON.stringify(pending),
+    scales: JSON.stringify(state.scales), invertedAt: JSON.stringify(state.invertedAt), pending: JSON.stringify(pending),
   });
 }
 
@@ -75,11 +75,15 @@ export function restoreCheckpoint(trainer: TrainerCore, bytes: Uint8Array, weigh
     inverted: parse<boolean>("inverted"), redo: parse<boolean>("redo"),
   };
   const scales = parse<number[]>("scales");
+  const invertedAt = metadata.invertedAt === undefined ? state.scales.map(() => -1) : parse<number[]>("invertedAt");
   const run = parse<Partial<RunScalars>>("run");
   const pending = parse<{ step: number; refreshed: boolean; scales: number[]; loss: number; clean: number[] }[]>("pending");
   write();
+  // gradients are not in a checkpoint
+  trainer.gradientCount = undefined;
   Object.assign(state, host);
   state.scales.splice(0, state.scales.length, ...scales);
+  state.invertedAt.splice(0, state.invertedAt.length, ...invertedAt);
   Object.assign(trainer.run, run);
   trainer.pending = pending.map((p) => ({ step: p.step, refreshed: p.refreshed, scales: p.scales, values: Promise.resolve({ loss: p.loss, clean: p.clean }) }));
   return metadata;

@@ -87,6 +87,7 @@ export async function gatherStatistics(t: TrainerCore, data: Iterable<Batch>, se
   const reads = [...t.layers.map((l) => [`grad/${l.name}`, ...partsOf(l).map((part) => `stat/${l.name}/${part}`)]), ...plain.map((name) => [`grad/${name}`])];
   const sums: Sums = new Map();
   let [together, batches, examples, count] = [0, 0, 0, 0];
+  t.gradientCount = undefined; // grad/… is about to hold these sums
   const flush = async (): Promise<void> => {
     if (together === 0) return;
     for (const names of reads) (await program.read(names)).forEach((array, k) => addTo(sums, names[k] as string, array));

@@ -1,6 +1,7 @@
 /** What generated modules, and programs that use them, import as `kfacc/runtime`. Browser-safe. */
 export { type Artifact, type HostOptions, HOST_DEFAULTS, type Knob, type LayerInfo, type OrphanInfo, RUN_KNOBS, type RunScalars, RuntimeFault, type TensorInfo } from "./artifact.js";
 export { type BatchOptions, batchAt, batches, type BatchStep, epochOrder, type ExampleArray, type Examples, inOrder, type OrderState, permutation } from "./batches.js";
+export type { LayerDiagnosis } from "./diagnose.js";
 export { adopt, openBrowserDevice, type OpenDevice } from "./device.js";
 export { type EstimateOptions, type ExactOptions, type Factors, Fisher } from "./fisher.js";
 export type { FisherProgress } from "./fisher-device.js";

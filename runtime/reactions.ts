@@ -41,6 +41,7 @@ export async function settle(t: Reacting, lag: number): Promise<void> {
     const { loss, clean } = await next.values;
     if (!Number.isFinite(loss))
       throw new RuntimeFault("diverged", `the loss is ${loss} at step ${next.step}`, `step ${next.step}`, "lower --lr, raise --damping, or check the data");
+    if (next.refreshed) clean.forEach((ok, k) => { if (ok === 1) t.state.invertedAt[k] = next.step; });
     // a refresh that was under way when λ was raised tells nothing about the new λ
     const news = clean.map((ok, k) => (next.scales[k] === t.state.scales[k] ? ok : 1));
     if (next.refreshed && raise(t, news, next.step)) t.state.redo = true;
@@ -60,6 +61,7 @@ export async function firstInverses(t: Reacting, fields: Readonly<Record<string,
     if (!raise(t, [...(clean as HostArray)], t.state.stepCount)) break;
   }
   t.state.inverted = true;
+  t.state.invertedAt.fill(t.state.stepCount);
 }
 
 /** Raises the damping of layers whose inverse failed; true if any did. */

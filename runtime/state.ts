@@ -23,6 +23,8 @@ export interface TrainerCore {
   pending: Pending[];
   /** Gradients have been added up and no update has taken them. */
   readonly accumulating: boolean;
+  /** Examples of the step whose gradient sums grad/… hold; undefined: they hold nothing, or sums of something else. */
+  gradientCount: number | undefined;
   /** Writes a batch into the input buffers of its size. */
   upload(prepared: Prepared): void;
   /** Runs in order with the steps. */
@@ -39,6 +41,8 @@ export interface HostState {
   scaleWeight: number;
   /** Per layer: factor by which a failed inverse raised the damping. */
   readonly scales: number[];
+  /** Per layer: the step that made the inverse (or eigenbasis) in use, as far as the host has heard; -1: none yet. */
+  readonly invertedAt: number[];
   /** Every layer has had a clean inverse. */
   inverted: boolean;
   /** Inverses are to be made at the next step whatever the period says. */
@@ -46,7 +50,7 @@ export interface HostState {
 }
 
 export const newHostState = (artifact: Artifact, seed: number): HostState => ({
-  stepCount: 0, seed, emaWeight: 0, statSteps: 0, scaleWeight: 0, scales: artifact.layers.map(() => 1), inverted: false, redo: false,
+  stepCount: 0, seed, emaWeight: 0, statSteps: 0, scaleWeight: 0, scales: artifact.layers.map(() => 1), invertedAt: artifact.layers.map(() => -1), inverted: false, redo: false,
 });
 
 /** A checked copy of the knobs; assignment outside the range throws. */

@@ -7,6 +7,7 @@
 import { type Artifact, ARTIFACT_VERSION, HOST_DEFAULTS, type HostOptions, type LayerInfo, type RunScalars, RuntimeFault } from "./artifact.js";
 import { restoreCheckpoint, saveCheckpoint } from "./checkpoint.js";
 import { refreshEigenbases } from "./eigenbases.js";
+import { diagnose, type LayerDiagnosis } from "./diagnose.js";
 import { Fisher } from "./fisher.js";
 import { type HostArray, Program } from "./program.js";
 import { duties, firstInverses, invertsOnDevice, type Reacting, settle, type TrainerEvent } from "./reactions.js";
@@ -56,6 +57,7 @@ export class Trainer implements TrainerCore, Reacting {
   readonly host: HostOptions;
   /** @internal */ readonly state: HostState;
   /** @internal */ pending: Pending[] = [];
+  /** @internal */ gradientCount: number | undefined;
   readonly #options: TrainerOptions;
   readonly #readback: Readback;
   #tail: Promise<unknown> = Promise.resolve();
@@ -206,6 +208,7 @@ export class Trainer implements TrainerCore, Reacting {
       if (!again) await firstInverses(this, fields);
       if (host) {
         await refreshEigenbases(this);
+        this.layers.forEach((l, k) => { if (l.form === "kronecker") this.state.invertedAt[k] = step; });
         this.state.scaleWeight = scales.length > 0 ? 1 : 0;
         this.program.writeRun({ ...fields, scaleBlend: 1 });
         this.program.submit(scales);
@@ -217,6 +220,7 @@ export class Trainer implements TrainerCore, Reacting {
       this.#push(step, device, values, lossOf);
     }
     this.state.stepCount++;
+    this.gradientCount = fields.count;
     // wrapped, so that the chain of tasks does not wait for the readback
     return { loss: (this.pending[this.pending.length - 1] as Pending).values.then((v) => v.loss) };
   }
@@ -341,6 +345,18 @@ export class Trainer implements TrainerCore, Reacting {
   #writeScales(): void {
     if (this.artifact.optimizer !== "kfac") return;
     this.layers.forEach((l, k) => this.program.write(`kfac/${l.name}/scale`, Float32Array.of(this.state.scales[k] as number)));
+  }
+
+  /**
+   * What K-FAC does to each layer, as the last step left it: curvature against damping, the angle to the gradient, the age of the inverse. Training
+   * goes on as if it had not been asked.
+   *
+   * @throws RuntimeFault "bad-option" without K-FAC, before the first step, between gradients() and update()
+   */
+  diagnose(): Promise<LayerDiagnosis[]> {
+    if (this.#open) return Promise.reject(new RuntimeFault("bad-option", "diagnose() between gradients() and update()", "diagnose()", "finish the accumulation with update()"));
+    const run = { ...this.run };
+    return this.#task(() => diagnose(this, run));
   }
 
   /** A checkpoint: parameters, optimiser and factor state, knobs, pending reactions. `extra` is the caller's (epoch, position …). */

@@ -45,9 +45,9 @@ export function moduleTypes(artifact: Artifact, runtime: string): string {
   const { inputs, outputs, params } = artifact;
   const targets = targetsOf(artifact);
   return `// Types of the training program of ${oneLine(artifact.name)}. Made by kfacc compile; changes are lost when it runs again.
-import type { Fisher, LayerInfo, Metrics, RunScalars, StepResult, Tensor } from "${runtime}";
+import type { Fisher, LayerDiagnosis, LayerInfo, Metrics, RunScalars, StepResult, Tensor } from "${runtime}";
 
-export type { Estimate, Fisher, LayerInfo, Metrics, RunScalars, StepResult, Tensor, Vector, VectorResult } from "${runtime}";
+export type { Estimate, Fisher, LayerDiagnosis, LayerInfo, Metrics, RunScalars, StepResult, Tensor, Vector, VectorResult } from "${runtime}";
 
 interface Typed<Shape extends readonly number[], Data> {
   readonly shape: Shape;
@@ -96,6 +96,8 @@ export interface Trainer {
   /** A checkpoint; \`restore\` goes on from it bit for bit. */
   save(): Promise<Uint8Array>;
   restore(bytes: Uint8Array): Promise<unknown>;
+  /** Per layer, after a step: curvature against damping, the angle between step and gradient, the age of the inverse. */
+  diagnose(): Promise<LayerDiagnosis[]>;
   /** The Fisher matrix: running factors, estimates over a data set, exact products with vectors. */
   readonly fisher: Fisher;
   /** Waits for all steps; rejects with whatever stopped the run. */
