@@ -5,6 +5,7 @@
 import { CompileError } from "../ir/error.js";
 import { RuntimeFault } from "../runtime/artifact.js";
 import { asBatch, batches, type Examples, inOrder, type OrderState } from "../runtime/batches.js";
+import type { LayerDiagnosis } from "../runtime/diagnose.js";
 import { decode, encode, type SafeTensor } from "../runtime/safetensors.js";
 import type { Batch, Tensor } from "../runtime/tensors.js";
 import type { Metrics, Trainer } from "../runtime/trainer.js";
@@ -26,6 +27,8 @@ export interface TrainingOptions {
   /** Steps; default: at the end of each epoch. */
   readonly evaluateEvery?: number;
   readonly checkpointEvery?: number;
+  /** Steps between two diagnoses of the layers, besides those at validations and at the end; only with the hook `onLayers`. */
+  readonly explainEvery?: number;
 }
 
 /** Some examples of a data set. */
@@ -56,9 +59,17 @@ export interface EvalRecord extends Metrics {
   readonly best: boolean;
 }
 
+export interface LayersRecord {
+  readonly step: number;
+  readonly epoch: number;
+  readonly layers: readonly LayerDiagnosis[];
+}
+
 export interface TrainingHooks {
   onStep?(record: StepRecord): void;
   onEvaluate?(record: EvalRecord): void;
+  /** Asked for at each validation and at the end of the run. Only with K-FAC; training is the same without it. */
+  onLayers?(record: LayersRecord): void;
   /** A checkpoint whose numbers are all finite. Awaited. */
   onCheckpoint?(bytes: Uint8Array, step: number): Promise<void> | void;
 }
@@ -166,6 +177,15 @@ export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
   };
   const drain = async (): Promise<void> => { while (inFlight.length > 0) await report(); };
 
+  let explained = trainer.stepCount;
+  const explain = async (epoch: number): Promise<void> => {
+    const step = trainer.stepCount;
+    if (!hooks.onLayers || trainer.artifact.optimizer !== "kfac" || explained === step) return;
+    explained = step;
+    await drain();
+    hooks.onLayers({ step, epoch, layers: await trainer.diagnose() });
+  };
+
   const evaluate = async (epoch: number): Promise<void> => {
     if (!run.validation) return;
     await drain();
@@ -175,6 +195,7 @@ export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
     const better = !best || isBetter(metrics, best.metrics);
     if (better && options.keepBest !== false) best = { step, metrics, weights: await trainer.weights() };
     hooks.onEvaluate?.({ ...metrics, step, epoch, best: better });
+    await explain(epoch);
   };
 
   const checkpoint = async (): Promise<void> => {
@@ -205,6 +226,7 @@ export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
       const last = at + 1 >= total;
       const due = (every: number | undefined): boolean => last || (every === undefined ? epochDone : (at + 1) % every === 0);
       if (due(options.evaluateEvery)) await evaluate(next.epoch);
+      if (last || (options.explainEvery !== undefined && (at + 1) % options.explainEvery === 0)) await explain(next.epoch);
       if (due(options.checkpointEvery)) await checkpoint();
       if (last) break;
     }

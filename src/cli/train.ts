@@ -13,8 +13,9 @@ import type { OpenModel } from "../model.js";
 import { type Given, Settings } from "../options.js";
 import { linePlot } from "../plot.js";
 import { type Progress, startProgress } from "../progress.js";
-import { runTraining, type EvalRecord, type StepRecord, type TrainingOptions, type TrainingResult } from "../session.js";
+import { runTraining, type EvalRecord, type LayersRecord, type StepRecord, type TrainingOptions, type TrainingResult } from "../session.js";
 import { writeTrained } from "../trained.js";
+import { drownedLayers, explainTable } from "./explain.js";
 import { asFault, type Io, requireWritable } from "./io.js";
 import { CheckpointFile, freeName, History } from "./keep.js";
 import { openData, withTrainer } from "./program.js";
@@ -50,6 +51,8 @@ export async function trainCommand(path: string, given: Settings, io: Io): Promi
   const { artifact } = compiled;
   for (const n of [...model.notes, ...compiled.notes]) io.note(`note: ${n}`);
   const options = trainingOptions(s);
+  const explains = s.on("explain") || s.has("explain-every");
+  if (explains && artifact.optimizer !== "kfac") io.note(`note: --explain says nothing with --optimizer ${artifact.optimizer}: it has no curvature`);
   const split = splitExamples(data.count, data.count < 2 && !s.has("val") ? 0 : s.number("val"), options.seed);
   const weights = bytes && !whole ? parameters(artifact, bytes, `file "${from}"`) : Object.fromEntries(compiled.weights);
 
@@ -60,6 +63,7 @@ export async function trainCommand(path: string, given: Settings, io: Io): Promi
   const started = whole ? Number(decode(whole, "checkpoint").metadata.step) : 0;
   const history = s.has("history") ? new History(s.text("history") as string, started) : undefined;
   const curve = new Curve();
+  const warned = new Set<string>();
   const ignore = listen(stop, (text) => progress.note(text));
   let result: TrainingResult | undefined;
   try {
@@ -75,6 +79,7 @@ export async function trainCommand(path: string, given: Settings, io: Io): Promi
         hooks: {
           onStep: (r) => { history?.add(stepLine(r)); curve.step(r); progress.update(r.examples, r.loss); },
           onEvaluate: (r) => { history?.add(evalLine(r)); curve.evaluation(r); progress.note(`epoch ${r.epoch}, step ${r.step}: validation ${spellMetrics(r)}${r.best ? " (best)" : ""}`); },
+          ...(explains ? { onLayers: (r: LayersRecord) => explainLayers(r, { history, warned, note: (text) => progress.note(text) }) } : {}),
           onCheckpoint: (state, step) => (step === 0 ? keep.hold(state, step) : keep.write(state, step)),
         },
       });
@@ -114,12 +119,12 @@ function checkOut(out: string | undefined, model: OpenModel): string | undefined
 }
 
 export function trainingOptions(s: Settings): TrainingOptions {
-  const [steps, evaluateEvery, checkpointEvery] = ["steps", "eval-every", "checkpoint-every"].map((name) => s.optionalNumber(name));
+  const [steps, evaluateEvery, checkpointEvery, explainEvery] = ["steps", "eval-every", "checkpoint-every", "explain-every"].map((name) => s.optionalNumber(name));
   return {
     batch: batchesOf(s)[0] as number, epochs: s.number("epochs"), seed: s.number("seed"), shuffle: s.on("shuffle"), keepBest: s.on("keep-best"),
     schedule: { kind: s.text("lr-schedule") as "constant", warmup: s.number("warmup"), end: s.number("lr-end"), every: s.number("lr-step"), gamma: s.number("lr-gamma") },
     dampingDecay: s.number("damping-decay"),
-    ...(steps === undefined ? {} : { steps }), ...(evaluateEvery === undefined ? {} : { evaluateEvery }), ...(checkpointEvery === undefined ? {} : { checkpointEvery }),
+    ...(steps === undefined ? {} : { steps }), ...(evaluateEvery === undefined ? {} : { evaluateEvery }), ...(checkpointEvery === undefined ? {} : { checkpointEvery }), ...(explainEvery === undefined ? {} : { explainEvery }),
   };
 }
 
@@ -163,6 +168,13 @@ async function withCheckpoint(e: unknown, keep: CheckpointFile): Promise<unknown
   const made = new CompileError(fault.code, fault.message, fault.where, hint);
   if (e instanceof Error && e.stack) made.stack = e.stack;
   return made;
+}
+
+/** A table and warnings on standard error, a line of history. */
+function explainLayers({ step, epoch, layers }: LayersRecord, to: { readonly history: History | undefined; readonly warned: Set<string>; note(text: string): void }): void {
+  to.history?.add({ kind: "layers", step, epoch, layers });
+  to.note(`layers at step ${step}\n${explainTable(layers)}`);
+  for (const warning of drownedLayers(layers, to.warned)) to.note(`warning: ${warning}`);
 }
 
 const stepLine = ({ step, epoch, examples, loss, lr, damping, seconds }: StepRecord): object => ({ step, epoch, examples, loss, lr, damping, seconds: Number(seconds.toFixed(4)) });

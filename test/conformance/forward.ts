@@ -3,14 +3,13 @@ import type { OpenModel } from "../../src/model.js";
 import type { HostArray } from "../../runtime/program.js";
 import type { Tensor } from "../../runtime/tensors.js";
 import type { Fixture } from "./fixture.js";
-import { batchOf, type Bench, build, type Forward, readState, withTrainer } from "./program.js";
+import { batchOf, type Bench, build, type Forward, layersOf, readState, withTrainer } from "./program.js";
 import { type Row, statement } from "./report.js";
 
 /** Names, kinds, biases and sizes of the layers are as listed. */
 export function registration(fixture: Fixture, forward: Forward): Row {
-  const { artifact } = build(fixture, forward, { maxFactor: 1 });
   const spell = (kind: string, ...rest: (string | number | null)[]): string => [kind === "dense_T" ? "dense" : kind, ...rest].join(" ");
-  const mine = artifact.layers.map((l) => spell(l.kind, l.name, l.params.bias, l.T, l.dA, l.dG, l.groups));
+  const mine = layersOf(fixture, forward).map((l) => spell(l.kind, l.name, l.params.bias, l.T, l.dA, l.dG, l.groups));
   const theirs = fixture.layers.map((l) => spell(l.kind, l.key, l.bias, l.T, l.dA, l.dG, l.groups));
   const wrong = theirs.filter((t) => !mine.includes(t)).concat(mine.filter((m) => !theirs.includes(m)));
   return statement(fixture.name, "registration", wrong.length === 0, wrong.length > 0 ? `differs: ${wrong.join("; ")}` : `${theirs.length} layers as listed`);

@@ -1,6 +1,8 @@
 /** What all families share: compiling a fixture's model, its batches, reading state, parameters as matrices. */
-import { compile, type CompileOptions, type Compiled, type ForwardModel } from "../../src/compile.js";
+import { compile, type CompileOptions, type Compiled, type ForwardModel, prepare } from "../../src/compile.js";
+import { layerInfo } from "../../src/kfac/layer.js";
 import { parseLoss } from "../../src/train/loss.js";
+import type { LayerInfo } from "../../runtime/artifact.js";
 import type { HostArray } from "../../runtime/program.js";
 import type { Batch, Tensor } from "../../runtime/tensors.js";
 import { Trainer } from "../../runtime/trainer.js";
@@ -23,13 +25,16 @@ export interface Bench {
 }
 
 /** The fixtures' conventions. Scales of normalisations are not among their layers. */
-export function build(fixture: Fixture, forward: Forward, more: Partial<CompileOptions>): Compiled {
-  return compile(forward, {
-    optimizer: "kfac", sharing: { "*": "expand" }, register: ["dense", "conv", "convT", "embed"], batches: [fixture.batch],
-    fisher: { kind: "mc", samples: 1 }, weightDecayMode: "l2", loss: parseLoss(fixture.loss), ...more,
-    host: { factorPeriod: 1, inversePeriod: 1, emaDebias: false },
-  });
-}
+const optionsOf = (fixture: Fixture, more: Partial<CompileOptions>): CompileOptions => ({
+  optimizer: "kfac", sharing: { "*": "expand" }, register: ["dense", "conv", "convT", "embed"], batches: [fixture.batch],
+  fisher: { kind: "mc", samples: 1 }, weightDecayMode: "l2", loss: parseLoss(fixture.loss), ...more,
+  host: { factorPeriod: 1, inversePeriod: 1, emaDebias: false },
+});
+
+export const build = (fixture: Fixture, forward: Forward, more: Partial<CompileOptions>): Compiled => compile(forward, optionsOf(fixture, more));
+
+/** The layers alone: nothing is compiled. */
+export const layersOf = (fixture: Fixture, forward: Forward): LayerInfo[] => prepare(forward(fixture.batch), optionsOf(fixture, {})).registration.layers.map(layerInfo);
 
 export async function withTrainer<T>(device: GPUDevice, c: Compiled, use: (t: Trainer) => Promise<T>): Promise<T> {
   const trainer = await Trainer.create(device, c.artifact, c.sources, Object.fromEntries(c.weights));

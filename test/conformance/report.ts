@@ -69,7 +69,10 @@ class Family {
   constructor(readonly fixture: Fixture, readonly name: string) {}
 
   compare(want: FixtureTensor, got: ArrayLike<number>): void {
-    if (got.length !== want.data.length) return this.judge(`${want.name} (${got.length} numbers for ${want.data.length})`, Number.POSITIVE_INFINITY, allowance(want));
+    if (got.length !== want.data.length) {
+      this.judge(`${want.name} (${got.length} numbers for ${want.data.length})`, Number.POSITIVE_INFINITY, allowance(want));
+      return;
+    }
     const difference = norm(Float64Array.from(want.data, (x, k) => (got[k] as number) - x));
     if (want.noise) this.judge(want.name, difference, 1e-5 * neighbourhood(this.fixture, want.name));
     else this.judge(want.name, difference / (norm(want.data) || 1), allowance(want));

@@ -55,9 +55,8 @@ describe("the direction of", () => {
     }
   });
 
-  it.each(KINDS)("%s with loss × c and λ × c is the same, for the exact Fisher", (name, forward, more) => {
-    // tied pools add g rows to input rows, which a factor of the loss does not reach
-    if (/tied/.test(name)) return;
+  // a pool with a transposed site adds g rows to input rows, which a factor of the loss does not reach
+  it.each(KINDS.filter(([name]) => !/tied/.test(name)))("%s with loss × c and λ × c is the same, for the exact Fisher", (_, forward, more) => {
     {
       const outputs = (compile(forward, options({ loss: "half-sse", batches: [N], verify: false, ...more })).model.heads.map((h) => h.loss.z.type.shape)[0] as number[]).slice(1).reduce((x, y) => x * y, 1);
       // mse is half-sse times 2/outputs

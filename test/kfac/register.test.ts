@@ -181,7 +181,16 @@ describe("scales and shifts of a normalisation", () => {
     for (const shape of [[], [1]]) expect(tableOf(net((m) => m.tanh(m.mul(m.tanh(m.input("x", [4])), m.param("g", shape)))))).toEqual(["g norm 1→1 T4 block"]);
   });
 
-  it("Group and Instance, whose channels are behind reshapes", () => {
+  it("Instance: each channel of each example by itself", () => {
+    expect(tableOf(net((m) => {
+      const x = m.input("x", [3, 8]);
+      const d = m.sub(x, m.mean(x, 1, true));
+      const n = m.div(d, m.sqrt(m.add(m.mean(m.mul(d, d), 1, true), 1e-5)));
+      return m.tanh(m.add(m.mul(n, m.param("g", [3, 1])), m.param("b", [3, 1])));
+    }))).toEqual(["g norm 1→1×3 +b T8 block"]);
+  });
+
+  it("Group, whose channels are behind reshapes", () => {
     const grouped = (shift: readonly number[]) => net((m) => {
       const x = m.reshape(m.input("x", [6, 5]), [2, 15]);
       const centred = m.sub(x, m.mean(x, 1, true));

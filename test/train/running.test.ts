@@ -32,7 +32,7 @@ const updated = (m: Imported): string[] => m.updates.map((u) => u.param).sort();
 const batch = (seed: number): Batch & { x: Tensor } => ({ x: { shape: [4, 3], data: random(12, seed) }, target: { shape: [4], data: Int32Array.of(0, 1, 1, 0) } });
 
 /** What onnxruntime says the running statistics are after a batch, from some on. */
-async function after(seed: number, from: { readonly mean: readonly number[]; readonly v: readonly number[] }): Promise<{ mean: number[]; v: number[] }> {
+async function statisticsAfter(seed: number, from: { readonly mean: readonly number[]; readonly v: readonly number[] }): Promise<{ mean: number[]; v: number[] }> {
   const model = spec(true, { outputs: ["y", "m2", "v2"] });
   const bytes = buildModel({ ...model, initializers: { ...model.initializers, mean: floats([3], from.mean), v: floats([3], from.v) } });
   const out = await runOrt(bytes, { x: { shape: [4, 3], data: batch(seed).x.data as Float32Array } });
@@ -98,10 +98,10 @@ describe("on a device", () => {
       await t.predict({ x: batch(1).x });
       await expectStatistics(t, START);
       await t.step(batch(1)).loss;
-      const first = await after(1, START);
+      const first = await statisticsAfter(1, START);
       await expectStatistics(t, first);
       await t.step(batch(2)).loss;
-      await expectStatistics(t, await after(2, first));
+      await expectStatistics(t, await statisticsAfter(2, first));
     });
   });
 
@@ -110,13 +110,13 @@ describe("on a device", () => {
       t.gradients(batch(1));
       t.gradients(batch(2));
       await t.update().loss;
-      await expectStatistics(t, await after(2, await after(1, START)));
+      await expectStatistics(t, await statisticsAfter(2, await statisticsAfter(1, START)));
     });
   });
 
   it("a checkpoint holds them", async () => {
     const c = compiled(spec(false));
-    const now = await after(1, START);
+    const now = await statisticsAfter(1, START);
     let saved = new Uint8Array();
     await withTrainer(c, async (t) => {
       await t.step(batch(1)).loss;
@@ -137,7 +137,7 @@ describe("on a device", () => {
         await writeTrained(opened(spec(false)), c, await t.weights(), join(folder, "trained.onnx"));
       });
       const { weights } = importModel(loadModel(readFileSync(join(folder, "trained.onnx"))), { mode: "train" });
-      const want = await after(1, START);
+      const want = await statisticsAfter(1, START);
       for (const name of ["mean", "v"] as const) want[name].forEach((x, k) => { expect(weights.get(name)?.data[k], `${name}[${k}]`).toBeCloseTo(x, CLOSE); });
       expect([...(weights.get("w")?.data ?? [])]).not.toEqual([...random(6, 3)]);
     } finally {
