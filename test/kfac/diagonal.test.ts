@@ -204,4 +204,17 @@ describe("a diagonal Fisher", () => {
     });
     expect(relative(data(stats["kfac/s/D"]), expected)).toBeLessThan(CLOSE);
   });
+
+  it("of single examples one after the other is that of the batch", () => {
+    const c = compile(positions.forward, options({ loss: "half-sse", fisher: { kind: "exact", samples: 1 }, batches: [N, 1], ...skipped() }));
+    const whole: Record<string, NdArray> = { ...inputsOf(c.model, 71), target: tensor([N, 3], random(72)) };
+    const [all, each] = [new HostRun(c), new HostRun(c)];
+    all.run(`front.stats@${N}`, whole, { count: N });
+    for (const n of range(N)) {
+      const one = Object.fromEntries(Object.entries(whole).map(([name, x]) => [name, ndarray(x.dtype, [1, ...x.shape.slice(1)], x.data.slice((n * x.data.length) / N, ((n + 1) * x.data.length) / N))]));
+      each.run("gradients.stats@1", one, { count: 1, keep: Number(n > 0) });
+    }
+    each.run("absorb", {}, { count: N });
+    expect(relative(each.get("kfac/pos/D"), all.get("kfac/pos/D"))).toBeLessThan(CLOSE);
+  });
 });
