@@ -11,10 +11,10 @@ export interface Numbers {
 }
 
 /** Index → place in the data: the digits' strides added up, fastest digit first. */
-function places(digits: Digits): Uint32Array {
-  let out = new Uint32Array(1);
+function places(digits: Digits): Int32Array {
+  let out = new Int32Array(1);
   for (const [count, stride] of digits) {
-    const next = new Uint32Array(out.length * count);
+    const next = new Int32Array(out.length * count);
     for (let k = 0; k < next.length; k++) next[k] = (out[k % out.length] as number) + Math.floor(k / out.length) * stride;
     out = next;
   }

@@ -273,10 +273,13 @@ function makeArtifact(m: StepModel, source: ForwardModel, options: CompileOption
   const host = { ...HOST_DEFAULTS, ...options.host };
   for (const [name, low] of [["factorPeriod", 1], ["inversePeriod", 1], ["burnIn", 0], ["readbackLag", 0]] as const)
     if (!Number.isInteger(host[name]) || host[name] < low) throw new CompileError("bad-option", `${name} must be a whole number ≥ ${low}, got ${host[name]}`);
+  // an output that is one value for the whole batch (batch normalisation's statistics) has no axis of examples
+  const marks = m.marks ?? exampleMarks(m.graph, { sharedSums: true });
+  const exampleAxis = (v: Value): number | undefined => (v.type.shape.length > 0 && marks.has(v) ? 0 : undefined);
   return {
     version: ARTIFACT_VERSION, name: source.name, hash, plan: planned.plan, batches,
     ...signature(m),
-    outputs: m.graph.results.filter((r) => !r.name.startsWith(LOGITS) && !r.name.startsWith(UPDATE)).map((r) => tensorInfo(r.name, r.value.type, r.value.type.shape.length > 0 ? 0 : undefined)),
+    outputs: m.graph.results.filter((r) => !r.name.startsWith(LOGITS) && !r.name.startsWith(UPDATE)).map((r) => tensorInfo(r.name, r.value.type, exampleAxis(r.value))),
     params: m.graph.params.map((p) => ({ name: p.value.name, shape: p.value.type.shape, dtype: "f32" as const, trainable: p.trainable, ...(m.updates?.some((u) => u.param === p.value) ? { updated: true } : {}) })),
     layers: m.registration.layers.map(layerInfo), orphans: orphanInfo(m.registration, m.optimizer),
     optimizer: m.optimizer, fisher: m.fisher, inverse: m.inverse, mixes: mixingNode(m), host, run: options.run ?? {},

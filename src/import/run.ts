@@ -92,8 +92,9 @@ export class Run {
     const { op, domain } = node;
     const importOp = IMPORT_OPS.get(domain === "" ? op : `${domain}.${op}`);
     if (!importOp) {
+      const computed = node.inputs.find((name) => this.loaded.graph.nodes.some((other) => other.outputs.includes(name)));
       throw new CompileError("unsupported-op", `ONNX op "${domain === "" ? op : `${domain}.${op}`}" is not supported`, undefined,
-        `cut the model before it with --output "${node.inputs.find((name) => name !== "" && !this.loaded.graph.initializers.has(name)) ?? ""}"`);
+        computed && computed !== "" ? `cut the model before it with --output "${computed}"` : "nothing is computed before it that the model could be cut at");
     }
     if ((op === "Constant" || op === "ConstantOfShape") && this.#keptWeight(node)) return;
     const given = node.inputs.filter((name) => name !== "");

@@ -124,7 +124,13 @@ export function preconditionedEigen(b: Builder, layer: Layer, M: Value, UA: Valu
   const turn = (m: Value, side: "A" | "G", U: Value | undefined, spec: string) => (U ? applied(b, layer, m, side, U, spec) : m);
   const inside = turn(turn(M, "G", UG, "po,pi->oi"), "A", UA, "oi,ij->oj");
   const damped = b.emit("add", [S, broadcast(b.emit, lambda, S.type.shape, [])]);
-  return turn(turn(b.emit("div", [inside, damped]), "G", UG, "op,pi->oi"), "A", UA, "oi,ji->oj");
+  return turn(turn(quotient(b, inside, damped), "G", UG, "op,pi->oi"), "A", UA, "oi,ji->oj");
+}
+
+/** x/y, and 0 where y is 0: padding, and directions without any curvature when nothing is damped. */
+export function quotient(b: Builder, x: Value, y: Value): Value {
+  const zero = full(b, y.type, 0);
+  return b.emit("select", [b.emit("eq", [y, zero]), zero, b.emit("div", [x, y])]);
 }
 
 /** (F + λI)⁻¹ vec M per group. */

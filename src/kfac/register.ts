@@ -12,6 +12,7 @@ import { size } from "../../ir/type.js";
 import type { Digits, MatrixDigits } from "../../runtime/artifact.js";
 import { type DigitView, merged } from "./digits.js";
 import type { Layer, LayerKindName, Orphan, ParamView, Registration, Sharing, SideForm, Site } from "./layer.js";
+import { addedReason } from "./reasons.js";
 import { autoSharing } from "./sharing.js";
 import { type BiasSite, type Candidate, type Scene, sceneOf, toCandidate, type Use, usesOf } from "./sites.js";
 
@@ -51,7 +52,7 @@ export function register(graph: Graph, options: RegisterOptions = {}): Registrat
   const place = (l: Layer): number => order.get((l.sites[0] as Site).output.value) ?? 0;
   layers.sort((a, b) => place(a) - place(b));
   const covered = new Set(layers.flatMap((l) => [l.weight.param, ...(l.bias ? [l.bias.param] : [])]));
-  const orphans = params.filter((p) => !covered.has(p)).map((p): Orphan => ({ param: p.name, reason: biases.refused.get(p) ?? reasons.get(p) ?? "not used by the loss" }));
+  const orphans = params.filter((p) => !covered.has(p)).map((p): Orphan => ({ param: p.name, reason: biases.refused.get(p) ?? addedReason(scene, uses.get(p) as Use[], layers, reasons) ?? reasons.get(p) ?? "not used by the loss" }));
   checkNames(graph, { layers, orphans }, options);
   return { layers, orphans };
 }
@@ -133,7 +134,7 @@ function biasOwners(groups: readonly (readonly Candidate[])[], uses: ReadonlyMap
     if (stray) refused.set(param, `it is also used in ${stray.node.origin ?? stray.node.op}`);
     else if (turned) refused.set(param, `it is added where its layer's weight is used transposed, in ${at(turned.site)}`);
     else if (mixed) refused.set(param, `it is added in different ways in ${at(mixed[0]?.site as Candidate)}`);
-    else if (shared) refused.set(param, `it is added to several layers, in ${list.map((c) => at(c.site)).join(", ")}`);
+    else if (shared) refused.set(param, `it is added to several layers, in ${list.map((c) => at(c.site)).join(", ")}: the file has one tensor for all of them`);
     else if (second) refused.set(param, `its layer has another bias at another use, in ${at(second.site)}`);
     else for (const [sites, mine] of byLayer) of.set(sites, { bias: (mine[0] as (typeof mine)[0]).bias, sites: new Set(mine.map((c) => c.site)) });
   }

@@ -135,7 +135,7 @@ function fromContract(scene: Scene, use: Use, at: string): Candidate | string {
   const mark = scene.marks.get(y);
   if (!mark) return `the input of ${at} does not depend on examples`;
   if ("lost" in mark) return `examples cannot be followed to ${at}: ${mark.why}`;
-  if (!positions.includes(spec.out[mark.axis] as string)) return `in ${at} the examples are features of the weight`;
+  if (!positions.includes(spec.out[mark.axis] as string)) return `in ${at} the examples are features of the weight (--batch-axis NAME=-1 if that input carries none)`;
   const region = throughAll(startFlat(use.param.type.shape), use.chain);
   if (!region) return `${at} reads the parameter through a view that is no regular part of it`;
   const places = (labels: string, wanted: readonly string[]) => wanted.map((c) => labels.indexOf(c));

@@ -22,7 +22,7 @@ import { OPS } from "../../ir/ops/index.js";
 import { outerSquare, perExample } from "../../ir/per-example.js";
 import { size } from "../../ir/type.js";
 import { vmap } from "../../ir/vmap.js";
-import { derivative, exactVectors, type Loss, sampleTargets, targetType } from "./loss.js";
+import { derivative, exactVectors, type Loss, randomSigns, sampleTargets, signed, signShape, targetType } from "./loss.js";
 import { prune } from "./step.js";
 import { Knobs } from "./update.js";
 
@@ -205,7 +205,11 @@ function columnsOf(b: Builder, m: CurvatureModel, kind: DiagonalKind, inputs: In
     case "mc": {
       const knobs = new Knobs(b);
       const key = [knobs.get("seed"), knobs.get("step")] as const;
-      const draw = (head: CurvatureHead, k: number, s: number) => lift(derivative(b, head.loss, sampleTargets(b, head.loss, key, STREAM_COLUMNS + 2 * (s * m.heads.length + k))));
+      const draw = (head: CurvatureHead, k: number, s: number) => {
+        const stream = STREAM_COLUMNS + 2 * (s * m.heads.length + k);
+        // a custom loss says nothing of how to draw targets: random signs on its factor
+        return lift(head.loss.kind === "custom" ? signed(b, head.loss, randomSigns(b, signShape(head.loss), key, stream)) : derivative(b, head.loss, sampleTargets(b, head.loss, key, stream)));
+      };
       return Array.from({ length: samples }, (_, s) => joint((head, k) => draw(head, k, s), 1, Math.sqrt));
     }
     case "exact": return m.heads.map((head) => {

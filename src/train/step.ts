@@ -356,7 +356,7 @@ function buildBack(b: Builder, m: StepModel, knobs: Knobs, gradients: (slot: str
   });
   const diagonals = diagonalParams(m).map((param) => {
     const M = decay(mean(gradients(gradientSlot(param.name), param.type.shape)), param);
-    const P = emit("div", [M, emit("add", [b.input(diagonalSlot(param), param.type), knobs.over(param, "damping")])]);
+    const P = pre.quotient(b, M, emit("add", [b.input(diagonalSlot(param), param.type), knobs.over(param, "damping")]));
     return { param, P, product: pre.inner(b, P, M) };
   });
   if (directions.length + diagonals.length > 0) {

@@ -39,7 +39,7 @@ function build(choices: readonly number[]): Graph {
       if (shape.length > 1 && pick(2)) weights.push(b.emit("permute", [p], { perm: turned(axesOf(p)) }));
       else if (shape.length > 0 && pick(2)) {
         const [n = 1, ...rest] = shape;
-        const [start, count, stride] = pick(3) > 0 ? [pick(2) * Math.floor(n / 2), Math.ceil(n / 2), 1] : [0, Math.ceil(n / 2), 2];
+        const [start, count, stride] = pick(3) > 0 ? [pick(2) * Math.floor(n / 2), Math.ceil(n / 2), 1] : pick(2) ? [n - 1, n, -1] : [0, Math.ceil(n / 2), 2];
         weights.push(b.emit("slice", [p], { start: [start, ...rest.map(() => 0)], size: [Math.min(count, stride === 1 ? n - start : count), ...rest], stride: [stride, ...rest.map(() => 1)] }));
       } else if (size(shape) % 2 === 0 && size(shape) > 0) weights.push(b.emit("reshape", [p], { shape: pick(2) ? [2, size(shape) / 2] : [size(shape)] }));
     },

@@ -221,7 +221,7 @@ describe("scales and shifts of a normalisation", () => {
 
 describe("what has a number for every example", () => {
   it("is no layer, and says so", () => {
-    expect(table(`param %w: f32[2, 4, 3] = file ${X} %y = contract(%x, %w) {spec = "ni,nio->no"} return y = %y`)).toEqual([expect.stringMatching(/^w: in .* the examples are features of the weight$/)]);
+    expect(table(`param %w: f32[2, 4, 3] = file ${X} %y = contract(%x, %w) {spec = "ni,nio->no"} return y = %y`)).toEqual([expect.stringMatching(/^w: in .* the examples are features of the weight \(--batch-axis NAME=-1/)]);
     expect(table(`param %g: f32[2, 4] = file ${X} %y = mul(%x, %g) return y = %y`)).toEqual([expect.stringMatching(/^g: in .* it has a number for every example$/)]);
   });
   it("nor is what a product sums over alone", () => {

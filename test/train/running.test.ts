@@ -145,3 +145,17 @@ describe("on a device", () => {
     }
   });
 });
+
+describe("outputs that are one value for the whole batch", () => {
+  it("are predicted as they are, next to those with a row per example", async () => {
+    const c = compiled(spec(true, { outputs: ["y", "m2", "v2"] }), { optimizer: "sgd" });
+    expect(c.artifact.outputs.map((o) => [o.name, o.examples, o.shape])).toEqual([["y", 0, [2]], ["m2", null, [3]], ["v2", null, [3]]]);
+    await withTrainer(c, async (t) => {
+      const out = await t.predict({ x: batch(1).x });
+      const want = await statisticsAfter(1, START);
+      expect(out.m2?.shape).toEqual([3]);
+      want.mean.forEach((x, k) => { expect(out.m2?.data[k]).toBeCloseTo(x, 5); });
+      expect(out.y?.shape).toEqual([4, 2]);
+    });
+  });
+});
