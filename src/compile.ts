@@ -14,7 +14,7 @@ import { exampleMarks } from "../ir/examples.js";
 import { runPasses, type Pass } from "../ir/pass.js";
 import { AFTER_GRADIENTS, CANONICAL } from "../ir/passes/index.js";
 import { size } from "../ir/type.js";
-import { type Artifact, ARTIFACT_VERSION, type HostOptions, HOST_DEFAULTS, type LayerInfo, type OrphanInfo, type RunScalars, type TargetInfo, type TensorInfo } from "../runtime/artifact.js";
+import { type Artifact, ARTIFACT_VERSION, type HostOptions, HOST_DEFAULTS, type OrphanInfo, type RunScalars, type TargetInfo, type TensorInfo } from "../runtime/artifact.js";
 import { type Fallback, withDiagonals } from "./kfac/diagonal.js";
 import { columnCount, type FisherOptions } from "./kfac/fisher.js";
 import { type LayerKindName, layerInfo, mapLayer, type Registration, type Sharing } from "./kfac/layer.js";
