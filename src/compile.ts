@@ -24,7 +24,8 @@ import { diagonalGraph, fvpGraph } from "./train/curvature.js";
 import { type Head, type HeadSpec, pickHeads } from "./train/heads.js";
 import { type LossKind, type LossSpec, lossName, targetType } from "./train/loss.js";
 import { rebatched } from "./rebatch.js";
-import { absorbGraph, backGraph, diagonalParams, evaluateGraph, frontGraph, invertsOnDevice, type OptimizerKind, predictGraph, refreshGraph, scaleGraph, type StepModel, stepGraph } from "./train/step.js";
+import { absorbGraph, backGraph, evaluateGraph, frontGraph, invertsOnDevice, predictGraph, refreshGraph, scaleGraph, stepGraph } from "./train/step.js";
+import { diagonalParams, type OptimizerKind, type StepModel } from "./train/step-model.js";
 import type { WeightDecayMode } from "./train/update.js";
 
 /** What a front end (ONNX, DSL, .kir) hands over. The graph has one shape; `forward(batch)` makes it for another batch size. */

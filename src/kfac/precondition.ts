@@ -11,7 +11,7 @@
  */
 import { type Builder, broadcast, contract, full, reshape, sumAll } from "../../ir/builder.js";
 import type { Value } from "../../ir/graph.js";
-import { factorShape, matrixShape, trace } from "./factors.js";
+import { factorShape, matrixShape, trace } from "./matrices.js";
 import type { Layer } from "./layer.js";
 
 export const INVERSES = ["pi", "eig", "ekfac"] as const;

@@ -23,7 +23,7 @@ import { outerSquare, perExample } from "../../ir/per-example.js";
 import { size } from "../../ir/type.js";
 import { vmap } from "../../ir/vmap.js";
 import { derivative, exactVectors, type Loss, randomSigns, sampleTargets, signed, signShape, targetType } from "./loss.js";
-import { prune } from "./step.js";
+import { prune } from "./step-model.js";
 import { Knobs } from "./update.js";
 
 export interface CurvatureHead {

@@ -5,7 +5,7 @@ import type { NdArray } from "../../ir/ndarray.js";
 import { eachIndex } from "../../ir/ndarray.js";
 import { size, strides } from "../../ir/type.js";
 import type { Rows, Site } from "../kfac/layer.js";
-import type { StepModel } from "../train/step.js";
+import type { StepModel } from "../train/step-model.js";
 import { Backward, evaluateFrom, type Known } from "./values.js";
 import { type Cotangents, bindingsOf } from "./oracle.js";
 

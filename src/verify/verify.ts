@@ -9,7 +9,7 @@ import type { Value } from "../../ir/graph.js";
 import type { NdArray } from "../../ir/ndarray.js";
 import type { OpenDevice } from "../../runtime/device.js";
 import { compile, type Compiled, type CompileOptions, type ForwardModel } from "../compile.js";
-import { plainParams } from "../train/step.js";
+import { plainParams } from "../train/step-model.js";
 import { Claims } from "./claims.js";
 import { randomInputs } from "./data.js";
 import { deviceChecks, type DeviceState, stepOnDevice } from "./device.js";

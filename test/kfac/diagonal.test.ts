@@ -10,7 +10,7 @@ import { type NdArray, ndarray } from "../../ir/ndarray.js";
 import { f32, size } from "../../ir/type.js";
 import { compile, type CompileOptions, orphanInfo } from "../../src/compile.js";
 import { squareSums } from "../../src/kfac/diagonal.js";
-import { diagonalParams, prune } from "../../src/train/step.js";
+import { diagonalParams, prune } from "../../src/train/step-model.js";
 import { custom, type Forward, HostRun, labels, options, random, relative, tensor } from "../support/models.js";
 import { inputsOf, Lab, net } from "./support.js";
 

@@ -14,7 +14,9 @@ import { type ModelBuilder, model } from "../../src/dsl/index.js";
 import { toForward } from "../../src/dsl/model.js";
 import { type Layer, type Registration, layerInfo } from "../../src/kfac/layer.js";
 import { register, type RegisterOptions } from "../../src/kfac/register.js";
-import { frontGraph, type FrontForm, type StepModel } from "../../src/train/step.js";
+import type { FrontForm } from "../../src/train/front.js";
+import { frontGraph } from "../../src/train/step.js";
+import type { StepModel } from "../../src/train/step-model.js";
 import { bind, type Forward, options, random, tensor } from "../support/models.js";
 
 type Tensor = ReturnType<ModelBuilder["input"]>;

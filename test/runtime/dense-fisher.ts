@@ -11,7 +11,7 @@ import { size } from "../../ir/type.js";
 import { eachElement } from "../../runtime/matrix.js";
 import type { LayerInfo } from "../../runtime/artifact.js";
 import type { Vector } from "../../runtime/kronecker.js";
-import { prune } from "../../src/train/step.js";
+import { prune } from "../../src/train/step-model.js";
 import type { Forward } from "../support/models.js";
 
 export type Matrix = number[][];

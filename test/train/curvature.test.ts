@@ -14,7 +14,7 @@ import { f32, size } from "../../ir/type.js";
 import { verify } from "../../ir/verify.js";
 import { type CurvatureForm, type CurvatureHead, type CurvatureModel, diagonalGraph, fvpGraph } from "../../src/train/curvature.js";
 import { type Loss, type LossKind, sampleTargets, targetType } from "../../src/train/loss.js";
-import { prune } from "../../src/train/step.js";
+import { prune } from "../../src/train/step-model.js";
 import { testDevice } from "../support/gpu.js";
 import { conv, dense, labels, random, tensor } from "../support/models.js";
 import { relativeError, runGraph } from "../support/run-graph.js";
