@@ -8,7 +8,7 @@ import type { OpenDevice } from "../../runtime/device.js";
 import { type CompileOptions, type ForwardModel, prepareFor, signature } from "../compile.js";
 import type { OpenModel } from "../model.js";
 import type { Settings } from "../options.js";
-import type { Check, VerifyReport } from "../verify/report.js";
+import type { Check, LayerReport, VerifyReport } from "../verify/report.js";
 import { verifyModel } from "../verify/verify.js";
 import type { Io } from "./io.js";
 import { openData } from "./program.js";
@@ -31,7 +31,7 @@ export async function verifyCommand(path: string, s: Settings, io: Io): Promise<
       ...(typeof device === "string" ? { withoutDevice: device } : { device }),
     });
     const whole = { ...report, notes: [...model.notes, ...report.notes] };
-    if (io.json) io.out(JSON.stringify(whole, undefined, 2));
+    if (io.json) io.out(JSON.stringify({ ...whole, partly: partlyChecked(whole) }, undefined, 2));
     else print(whole, io);
     return report.passed ? 0 : 1;
   } finally {
@@ -91,6 +91,10 @@ async function tryDevice(): Promise<OpenDevice | string> {
   }
 }
 
+/** Checks of a layer that could not be made; the comparison with its whole block is information and does not count. */
+const left = (l: LayerReport): readonly Check[] => l.checks.filter((c) => c.verdict === "skipped" && c.name !== "A⊗G");
+const partlyChecked = (r: VerifyReport): string[] => r.layers.filter((l) => l.verdict === "passed" && left(l).length > 0).map((l) => l.name);
+
 const spell = (x: number | null): string => (x === null ? "–" : x === 0 ? "0" : x.toExponential(1));
 const worst = (checks: readonly Check[], gpu: boolean): number | null => {
   const errors = checks.filter((c) => c.verdict === "passed" && c.name.startsWith("gpu") === gpu && !c.name.startsWith("differences")).flatMap((c) => (c.error === null ? [] : [c.error]));
@@ -109,7 +113,7 @@ function print(r: VerifyReport, io: Io): void {
       const block = l.checks.find((c) => c.name === "A⊗G");
       const groups = l.groups > 1 ? `${l.groups}×` : "";
       return [l.name, l.kind, l.sites, l.T, `${groups}${l.dA}`, `${groups}${l.dG}`, spell(worst(l.checks, false)), spell(differences(l.checks)), spell(worst(l.checks, true)),
-        block?.verdict === "passed" ? "exact" : spell(block?.error ?? null), l.verdict];
+        block?.verdict === "passed" ? "exact" : spell(block?.error ?? null), l.verdict === "passed" && left(l).length > 0 ? "partly" : l.verdict];
     })));
   if (r.orphans.length > 0)
     io.out(`\nwithout a layer:\n${table(["parameter", "differences", "gpu", "verdict", "why"], r.orphans.map((o) => [o.param, spell(differences(o.checks)), spell(worst(o.checks, true)), o.verdict, o.reason]))}`);
@@ -122,7 +126,7 @@ function print(r: VerifyReport, io: Io): void {
   for (const [where, c] of failures)
     io.out(`${where}: ${c.name} failed${c.allowed === null ? "" : `, relative error ${c.error === null ? "not finite" : spell(c.error)} where ${spell(c.allowed)} is allowed`}${c.note ? `: ${c.note}` : ""}`);
   const count = (verdict: string): number => [...r.layers, ...r.orphans].filter((x) => x.verdict === verdict).length;
-  const skips = r.layers.flatMap((l) => l.checks.filter((c) => c.verdict === "skipped" && c.name !== "A⊗G").map((c) => `${l.name}: ${c.name} skipped, ${c.note}`));
-  for (const line of skips) io.out(line);
-  io.out(`${r.layers.length} layers, ${r.orphans.length} parameters without one: ${count("passed")} passed, ${count("failed")} failed${r.checks.some((c) => c.verdict === "failed") ? "; a check of the whole model failed" : ""}`);
+  for (const l of r.layers) for (const c of left(l)) io.out(`${l.name}: ${c.name} skipped, ${c.note}`);
+  const partly = partlyChecked(r).length;
+  io.out(`${r.layers.length} layers, ${r.orphans.length} parameters without one: ${count("passed")} passed${partly > 0 ? ` (${partly} of them only in part: checks were skipped)` : ""}, ${count("failed")} failed${r.checks.some((c) => c.verdict === "failed") ? "; a check of the whole model failed" : ""}`);
 }

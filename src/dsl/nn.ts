@@ -6,7 +6,7 @@
 import { size, spellShape } from "../../ir/type.js";
 import { LOSS_ALIASES, LOSSES, type LossSpec } from "../train/loss.js";
 import type { ModelDefinition, StepAttrs } from "./model.js";
-import type { ConvOptions, DenseOptions, Loss, Named, NormOptions, OutputOptions, ParamOptions, PoolOptions, WindowOptions } from "./options.js";
+import type { ConvOptions, ConvTransposeOptions, DenseOptions, Loss, Named, NormOptions, OutputOptions, ParamOptions, PoolOptions, WindowOptions } from "./options.js";
 import { type Init, Recorder, type Tensor } from "./record.js";
 import { biasOf, conv, pool, weightOf } from "./windows.js";
 
@@ -84,8 +84,16 @@ export class ModelBuilder {
     return conv(this.#r, "Conv", 3, x, filters, kernel, options);
   }
   /** The transpose of a convolution: [channels, h, w] → [filters, (h − 1)·stride + kernel − pads, …]. weight [channels, filters / groups, kh, kw]. */
-  convTranspose2d(x: Tensor, filters: number, kernel: number | readonly number[], options: ConvOptions = {}): Tensor {
+  convTranspose2d(x: Tensor, filters: number, kernel: number | readonly number[], options: ConvTransposeOptions = {}): Tensor {
     return conv(this.#r, "ConvTranspose", 2, x, filters, kernel, options);
+  }
+  /** The same over [channels, length]. */
+  convTranspose1d(x: Tensor, filters: number, kernel: number | readonly number[], options: ConvTransposeOptions = {}): Tensor {
+    return conv(this.#r, "ConvTranspose", 1, x, filters, kernel, options);
+  }
+  /** The same over [channels, depth, height, width]. */
+  convTranspose3d(x: Tensor, filters: number, kernel: number | readonly number[], options: ConvTransposeOptions = {}): Tensor {
+    return conv(this.#r, "ConvTranspose", 3, x, filters, kernel, options);
   }
 
   /** x whole numbers [...] below `count` → rows of a table [count, width]: [..., width]. */
@@ -95,6 +103,15 @@ export class ModelBuilder {
     this.#r.count(layer, "width", width);
     if (x.dtype !== "i32") throw this.#r.error(layer, "shape-mismatch", "takes whole numbers", 'declare the input with { dtype: "i32" }');
     return this.#r.op(layer, "Gather", [weightOf(this.#r, layer, [count, width], options.init ?? "glorot"), x], { axis: 0 });
+  }
+
+  /** Rows of a table [count, width] of one's own by whole numbers x [...]: [..., width]. A table that is also used elsewhere is one layer with several sites. */
+  gather(table: Tensor, x: Tensor): Tensor {
+    const layer = this.#r.layer("gather", {});
+    this.#r.floats(layer, table);
+    if (x.dtype !== "i32") throw this.#r.error(layer, "shape-mismatch", "takes whole numbers", 'declare the input with { dtype: "i32" }');
+    if (table.shape.length !== 2 || table.perExample) throw this.#r.error(layer, "shape-mismatch", `takes a table [count, width] that is the same for all examples, got ${spellShape(table.shape)}`, "m.param makes one");
+    return this.#r.op(layer, "Gather", [table, x], { axis: 0 });
   }
 
   /** (x − mean) / √(variance + ε) · weight + bias per channel (axis 0), with stored, untrained mean 0 and variance 1. */

@@ -33,6 +33,10 @@ export interface WindowOptions extends Named {
 export interface ConvOptions extends WindowOptions, DenseOptions {
   readonly groups?: number;
 }
+export interface ConvTransposeOptions extends ConvOptions {
+  /** Positions more at the end of each axis, below the stride. Default 0. */
+  readonly outputPad?: number | readonly number[];
+}
 export interface PoolOptions extends WindowOptions {
   /** Average pooling divides by the taps inside the input only, unless this is set. */
   readonly countPad?: boolean;

@@ -20,6 +20,9 @@ export type Init = "he" | "glorot" | "zeros" | "ones" | readonly number[];
 /** Shapes are inferred with this many examples: not 1, which broadcasts. */
 const BATCH = 2;
 
+/** Of any layer. */
+const OPTION_NAMES: ReadonlySet<string> = new Set(["name", "bias", "init", "stride", "pad", "dilation", "groups", "outputPad", "countPad", "epsilon"]);
+
 export class Recorder {
   readonly #model: string;
   readonly #seed: number;
@@ -110,7 +113,11 @@ export class Recorder {
   }
 
   /** The layer's name: given and new, or made up. */
-  layer(kind: string, { name }: { readonly name?: string }): string {
+  layer(kind: string, options: { readonly name?: string }): string {
+    const { name } = options;
+    // a misspelt option must not pass as a default, which is what JavaScript would make of it
+    const unknown = Object.keys(options).find((key) => !OPTION_NAMES.has(key));
+    if (unknown !== undefined) throw this.error(name ?? kind, "bad-attribute", `there is no option "${unknown}"`, `options are ${[...OPTION_NAMES].join(", ")}`);
     let made = name;
     while (made === undefined) {
       const count = (this.#counts.get(kind) ?? 0) + 1;

@@ -1,13 +1,13 @@
 /** Layers that slide over extents: convolutions and pooling. */
 import { spellShape } from "../../ir/type.js";
 import type { StepAttrs } from "./model.js";
-import type { ConvOptions, WindowOptions } from "./options.js";
+import type { ConvTransposeOptions, WindowOptions } from "./options.js";
 import type { Init, Recorder, Tensor } from "./record.js";
 
 export const weightOf = (r: Recorder, layer: string, shape: readonly number[], init: Init = "he"): Tensor => r.param(`${layer}.weight`, shape, init);
 export const biasOf = (r: Recorder, layer: string, units: number): Tensor => r.param(`${layer}.bias`, [units], "zeros");
 
-export function conv(r: Recorder, op: "Conv" | "ConvTranspose", rank: number, x: Tensor, filters: number, kernel: number | readonly number[], options: ConvOptions): Tensor {
+export function conv(r: Recorder, op: "Conv" | "ConvTranspose", rank: number, x: Tensor, filters: number, kernel: number | readonly number[], options: ConvTransposeOptions): Tensor {
   const layer = r.layer(op === "Conv" ? "conv" : "convTranspose", options);
   r.count(layer, "filters", filters);
   r.floats(layer, x);
@@ -20,7 +20,10 @@ export function conv(r: Recorder, op: "Conv" | "ConvTranspose", rank: number, x:
   if (channels % groups !== 0 || filters % groups !== 0) throw r.error(layer, "bad-attribute", `${channels} channels and ${filters} filters do not split into ${groups} groups`);
   const shape = op === "Conv" ? [filters, channels / groups, ...taps] : [channels, filters / groups, ...taps];
   const weight = weightOf(r, layer, shape, options.init);
-  return r.op(layer, op, [x, weight, ...(options.bias === false ? [] : [biasOf(r, layer, filters)])], { ...attrs, group: groups });
+  const extra = typeof options.outputPad === "number" ? new Array<number>(rank).fill(options.outputPad) : options.outputPad;
+  if (extra && (op === "Conv" || extra.length !== rank || extra.some((n) => !Number.isInteger(n) || n < 0)))
+    throw r.error(layer, "bad-attribute", op === "Conv" ? "outputPad is for transposed convolutions" : `outputPad must be ${rank} whole numbers ≥ 0, got ${extra}`);
+  return r.op(layer, op, [x, weight, ...(options.bias === false ? [] : [biasOf(r, layer, filters)])], { ...attrs, group: groups, ...(extra ? { output_padding: extra } : {}) });
 }
 
 export function pool(r: Recorder, op: string, kind: string, x: Tensor, kernel: number | readonly number[], options: WindowOptions, more: StepAttrs): Tensor {
