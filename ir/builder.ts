@@ -131,6 +131,15 @@ export function broadcastShape(a: readonly number[], b: readonly number[]): numb
 /** A constant of the given type with every element equal. */
 export const full = (b: Builder, t: Type, value: number): Value => broadcast(b.emit, b.scalar(value, t.dtype), t.shape, []);
 
+/** v · factor; v itself where that changes nothing. */
+export const times = (b: Builder, v: Value, factor: number): Value => (factor === 1 ? v : b.emit("mul", [v, full(b, v.type, factor)]));
+
+/** Adds to what an earlier contribution left at the same value. */
+export function accumulate(b: Builder, into: Map<Value, Value>, at: Value, v: Value): void {
+  const before = into.get(at);
+  into.set(at, before ? b.emit("add", [before, v]) : v);
+}
+
 /** A binary or ternary elementwise op with NumPy broadcasting of its operands. */
 export function broadcasting(emit: Emit, op: OpName, inputs: readonly Value[]): Value {
   const shape = inputs.map((v) => v.type.shape).reduce((a, b) => broadcastShape(a, b));

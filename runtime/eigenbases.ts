@@ -11,10 +11,10 @@ import type { Eigen } from "./eigen.js";
 import { type EigenJob, eigenMany } from "./offthread.js";
 import type { TrainerCore } from "./state.js";
 
-export type Side = "A" | "G";
+type Side = "A" | "G";
 
 /** One group's eigenvalues (ascending; a diagonal side's in its own order) and, on a full side, its eigenvectors as columns. */
-export interface SideEigen {
+interface SideEigen {
   readonly values: Float64Array;
   readonly vectors: Float64Array | undefined;
 }
@@ -22,7 +22,7 @@ export interface SideEigen {
 const sideSize = (l: LayerInfo, side: Side): number => (side === "A" ? l.dA : l.dG);
 
 /** Decompositions of both sides of every group, by layer. @throws RuntimeFault "diverged" naming the factor that is not finite. */
-export async function decompose(layers: readonly LayerInfo[], factor: (layer: LayerInfo, side: Side) => ArrayLike<number>): Promise<Map<LayerInfo, Record<Side, readonly SideEigen[]>>> {
+async function decompose(layers: readonly LayerInfo[], factor: (layer: LayerInfo, side: Side) => ArrayLike<number>): Promise<Map<LayerInfo, Record<Side, readonly SideEigen[]>>> {
   const jobs: EigenJob[] = [];
   const waiting: ((done: readonly Eigen[]) => SideEigen)[] = [];
   for (const l of layers)

@@ -10,12 +10,12 @@
  * Kernels leave sums over examples; the division by N comes where they are used. Matrices are [groups, rows, columns], without the first axis
  * where there is one group.
  */
-import { type Builder, broadcast, contract, full, reshape } from "../../ir/builder.js";
+import { type Builder, broadcast, contract, full, reshape, times } from "../../ir/builder.js";
 import { type Mark, requireExamples } from "../../ir/examples.js";
 import type { Node, Value } from "../../ir/graph.js";
 import type { Layer, Site } from "./layer.js";
 import { blockShape, matrixShape } from "./matrices.js";
-import { add, extended, inputTable, LETTERS, outer, outputTable, perExample, scaleExamples, spreadExamples, squares, type Table, throughViews, times } from "./tables.js";
+import { add, extended, inputTable, LETTERS, outer, outputTable, perExample, scaleExamples, spreadExamples, squares, type Table, throughViews } from "./tables.js";
 
 export interface Scope {
   readonly b: Builder;

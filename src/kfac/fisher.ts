@@ -1,7 +1,7 @@
 /** The vectors that are sent back through the network for G, next to the gradient's own cotangent. */
-import { type Builder, broadcast, reshape } from "../../ir/builder.js";
+import { accumulate, type Builder, broadcast, reshape, times } from "../../ir/builder.js";
 import type { Value } from "../../ir/graph.js";
-import { accumulate, type Head, times } from "../train/heads.js";
+import type { Head } from "../train/heads.js";
 import { derivative, exactColumns, exactVectors, type FisherKind, randomSigns, sampleTargets, signed, signShape, targetType, withoutIgnored } from "../train/loss.js";
 
 export interface FisherColumns {

@@ -22,7 +22,7 @@ export type InverseForm = (typeof INVERSES)[number];
  * Rows of a stored inverse or eigenbasis: a bias makes dimensions odd, and rows that are no multiple of 4 numbers cannot be read four at a
  * time. The extra rows and columns are zeros, so products with them are those of the matrix itself.
  */
-export const storedRows = (n: number): number => (n < 16 ? n : Math.ceil(n / 4) * 4);
+const storedRows = (n: number): number => (n < 16 ? n : Math.ceil(n / 4) * 4);
 
 const sideOf = (layer: Layer, side: "A" | "G"): number => (side === "A" ? layer.dA : layer.dG);
 
@@ -43,7 +43,7 @@ export function padded(b: Builder, m: Value, shape: readonly number[]): Value {
 }
 
 /** π per group: a scalar, [groups] for several. */
-export function traceRatio(b: Builder, layer: Layer, A: Value, G: Value): Value {
+function traceRatio(b: Builder, layer: Layer, A: Value, G: Value): Value {
   const { emit } = b;
   const [tA, tG] = [trace(b, layer, "A", A), trace(b, layer, "G", G)];
   const over = (x: number) => full(b, tA.type, x);

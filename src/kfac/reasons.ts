@@ -1,7 +1,7 @@
 /** Reasons that say more than "no pattern": a number that is only added, next to a product with a weight, is that weight's bias in spirit. */
 import type { Node, Value } from "../../ir/graph.js";
 import type { Layer } from "./layer.js";
-import type { Scene, Use } from "./sites.js";
+import { PARAM_VIEWS, type Scene, type Use } from "./sites.js";
 
 const BETWEEN: ReadonlySet<string> = new Set(["reshape", "permute", "add"]);
 
@@ -33,7 +33,7 @@ function weightsBefore(scene: Scene, use: Use): Value[] {
 function parameterOf(scene: Scene, value: Value): Value | undefined {
   let at = value;
   for (let node = scene.producer.get(at); node; node = scene.producer.get(at)) {
-    if (!["reshape", "permute", "slice"].includes(node.op)) return undefined;
+    if (!PARAM_VIEWS.has(node.op)) return undefined;
     at = node.inputs[0] as Value;
   }
   return scene.trainable.has(at) ? at : undefined;

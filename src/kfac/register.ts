@@ -11,7 +11,7 @@ import { intsAttr } from "../../ir/op.js";
 import { size } from "../../ir/type.js";
 import type { Digits, MatrixDigits } from "../../runtime/artifact.js";
 import { type DigitView, merged } from "./digits.js";
-import type { Layer, LayerKindName, Orphan, ParamView, Registration, Sharing, SideForm, Site } from "./layer.js";
+import type { Layer, LayerKindName, Orphan, Registration, Sharing, SideForm, Site } from "./layer.js";
 import { addedReason } from "./reasons.js";
 import { autoSharing } from "./sharing.js";
 import { type BiasSite, type Candidate, type Scene, sceneOf, toCandidate, type Use, usesOf } from "./sites.js";
@@ -204,5 +204,3 @@ export function requireNoOrphans(orphans: readonly Orphan[]): void {
   throw new CompileError("orphan-parameter", `${orphans.length} trainable parameter${orphans.length > 1 ? "s belong" : " belongs"} to no layer: ${orphans.map((o) => o.param).slice(0, 5).join(", ")}`,
     `parameter "${first.param}": ${first.reason}`, "leave out --strict to train them with the plain update, or freeze them");
 }
-
-export type { ParamView };

@@ -1,10 +1,10 @@
 /** EKFAC's scalings: the gradient's second moments in the eigenbases of A and G (George et al. 2018). */
-import { contract } from "../../ir/builder.js";
+import { contract, times } from "../../ir/builder.js";
 import { requireExamples } from "../../ir/examples.js";
 import type { Value } from "../../ir/graph.js";
 import type { Scope } from "./factors.js";
 import type { Layer, Site } from "./layer.js";
-import { add, byExample, extended, inputTable, LETTERS, outer, outputTable, type Table, times } from "./tables.js";
+import { add, byExample, extended, inputTable, LETTERS, outer, outputTable, type Table } from "./tables.js";
 
 /** Elements that a per-example product of a layer may have at once; more examples go one slice after the other. */
 const CHUNK = 2 ** 24;

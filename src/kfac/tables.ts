@@ -2,7 +2,7 @@
  * Rows of a layer as tables [leading.., (groups), positions.., features], and the sums over them that statistics are made of. `leading` axes
  * (Fisher columns) stand before the value's own; the axis of groups is left out where there is one group.
  */
-import { type Builder, broadcast, contract, full, permute, reshape } from "../../ir/builder.js";
+import { type Builder, broadcast, contract, permute, reshape } from "../../ir/builder.js";
 import type { ExampleAxis } from "../../ir/examples.js";
 import type { Node, Value } from "../../ir/graph.js";
 import { size } from "../../ir/type.js";
@@ -71,7 +71,6 @@ export function squares(b: Builder, t: Table): Value {
 }
 
 export const add = (b: Builder, values: readonly Value[]): Value => values.reduce((x, y) => b.emit("add", [x, y]));
-export const times = (b: Builder, v: Value, factor: number): Value => (factor === 1 ? v : b.emit("mul", [v, full(b, v.type, factor)]));
 
 /** [leading.., (groups), N, positions, features] with an example's positions merged. */
 export function byExample(b: Builder, t: Table, rows: Rows, mark: ExampleAxis): Table {

@@ -12,27 +12,22 @@
  * Several heads are one loss Σ weight·l: H is block diagonal, g_n the gradient of the sum.
  * Sources: Schraudolph 2002 (products with J, H, Jᵀ); Martens & Grosse 2015, section 2.
  */
-import { Builder, broadcast, full, reshape } from "../../ir/builder.js";
+import { accumulate, Builder, broadcast, full, reshape, times } from "../../ir/builder.js";
 import { CompileError } from "../../ir/error.js";
 import { exampleMarks } from "../../ir/examples.js";
 import { cotangents, downstream } from "../../ir/grad.js";
 import type { Graph, Node, Value } from "../../ir/graph.js";
-import type { Emit } from "../../ir/op.js";
 import { OPS } from "../../ir/ops/index.js";
 import { outerSquare, perExample } from "../../ir/per-example.js";
 import { size } from "../../ir/type.js";
 import { vmap } from "../../ir/vmap.js";
+import type { Head } from "./heads.js";
 import { derivative, exactVectors, type Loss, randomSigns, sampleTargets, signed, signShape, targetType } from "./loss.js";
 import { prune } from "./step-model.js";
 import { Knobs } from "./update.js";
 
-export interface CurvatureHead {
-  readonly loss: Loss;
-  /** Factor of this head in the total loss. */
-  readonly weight: number;
-  /** Name of the graph input that holds its targets. */
-  readonly target: string;
-}
+/** A head, whatever its output is called. */
+export type CurvatureHead = Omit<Head, "output">;
 
 export interface CurvatureModel {
   /** Canonical forward graph; the heads' `z` are its own. */
@@ -97,13 +92,6 @@ const finish = (b: Builder, m: CurvatureModel, results: ReadonlyMap<string, Valu
   return graph;
 };
 
-/** Several contributions to one value are added. */
-function accumulate(emit: Emit, into: Map<Value, Value>, at: Value, v: Value): void {
-  const before = into.get(at);
-  into.set(at, before ? emit("add", [before, v]) : v);
-}
-
-const times = (b: Builder, v: Value, factor: number): Value => (factor === 1 ? v : b.emit("mul", [v, full(b, v.type, factor)]));
 /** v [.., n, ..] with example n multiplied by w [n]. */
 const weighed = (b: Builder, v: Value, w: Value | undefined, axis = 0): Value => (w ? b.emit("mul", [v, broadcast(b.emit, w, v.type.shape, [axis])]) : v);
 
@@ -115,7 +103,7 @@ const standIns = (b: Builder, heads: readonly CurvatureHead[]): Map<Value, Value
 function tangents(b: Builder, m: CurvatureModel, v: ReadonlyMap<Value, Value>): Map<Value, Value> {
   const u = standIns(b, m.heads);
   const seeds = new Map<Value, Value>();
-  for (const [p, ct] of cotangents(b, u, [...v.keys()])) accumulate(b.emit, seeds, ct, v.get(p) as Value);
+  for (const [p, ct] of cotangents(b, u, [...v.keys()])) accumulate(b, seeds, ct, v.get(p) as Value);
   const back = cotangents(b, seeds, [...u.values()]);
   return new Map([...u].flatMap(([z, stand]) => (back.has(stand) ? [[z, back.get(stand) as Value] as const] : [])));
 }
@@ -165,7 +153,7 @@ export function fvpGraph(m: CurvatureModel, kind: "exact" | "empirical", form: C
   if (kind === "exact") {
     for (const head of heads) {
       const product = inputs.keep(hessianTimes(b, head.loss, jv.get(head.loss.z) as Value), head, 0);
-      accumulate(emit, seeds, head.loss.z, weighed(b, times(b, product, head.weight), inputs.weight));
+      accumulate(b, seeds, head.loss.z, weighed(b, times(b, product, head.weight), inputs.weight));
     }
   } else {
     const raw = heads.map((head) => ({ head, g: times(b, inputs.keep(derivative(b, head.loss, inputs.target(head)), head, 0), head.weight) }));
@@ -176,7 +164,7 @@ export function fvpGraph(m: CurvatureModel, kind: "exact" | "empirical", form: C
       return rest.length === 0 ? product : emit("reduce_sum", [product], { axes: rest });
     });
     const slope = slopes.length > 0 ? weighed(b, slopes.reduce((x, y) => emit("add", [x, y])), inputs.weight) : undefined;
-    for (const { head, g } of raw) accumulate(emit, seeds, head.loss.z, weighed(b, g, slope));
+    for (const { head, g } of raw) accumulate(b, seeds, head.loss.z, weighed(b, g, slope));
   }
   const back = cotangents(b, seeds, params);
   return finish(b, m, new Map(params.map((p) => [`fvp/${p.name}`, back.get(p) ?? full(b, p.type, 0)])));
@@ -196,7 +184,7 @@ function columnsOf(b: Builder, m: CurvatureModel, kind: DiagonalKind, inputs: In
   const scaled = (v: Value, head: CurvatureHead, factor: number) => weighed(b, times(b, inputs.keep(v, head, 1), factor), root, 1);
   const joint = (vectorOf: (head: CurvatureHead, k: number) => Value, count: number, factor: (weight: number) => number): Columns => {
     const vectors = new Map<Value, Value>();
-    m.heads.forEach((head, k) => accumulate(emit, vectors, head.loss.z, scaled(vectorOf(head, k), head, factor(head.weight))));
+    m.heads.forEach((head, k) => accumulate(b, vectors, head.loss.z, scaled(vectorOf(head, k), head, factor(head.weight))));
     return { vectors, count };
   };
   switch (kind) {
@@ -233,7 +221,7 @@ export function diagonalGraph(m: CurvatureModel, kind: DiagonalKind, form: Curva
   const samples = kind === "mc" ? (form.samples ?? 1) : 1;
   const sums = new Map<Value, Value>();
   for (const columns of columnsOf(b, m, kind, inputs, samples))
-    for (const [p, square] of squares(b, m, params, columns, form.limit ?? LIMIT)) accumulate(b.emit, sums, p, square);
+    for (const [p, square] of squares(b, m, params, columns, form.limit ?? LIMIT)) accumulate(b, sums, p, square);
   return finish(b, m, new Map(params.map((p) => {
     const total = sums.get(p);
     return [`diag/${p.name}`, total ? times(b, total, 1 / samples) : full(b, p.type, 0)];
@@ -281,7 +269,7 @@ function squares(b: Builder, m: CurvatureModel, params: readonly Value[], { vect
   for (const piece of pieces(count, Math.max(1, Math.floor(limit / Math.max(1, widest))))) {
     const cut = new Map([...u].map(([z, stand]) => [stand, columnsFrom(b, vectors.get(z) as Value, piece)] as const));
     const stacked = vmap(b.emit, [...backward, ...made], cut);
-    for (const [p, recipe] of recipes) accumulate(b.emit, sums, p, recipe(stacked));
+    for (const [p, recipe] of recipes) accumulate(b, sums, p, recipe(stacked));
   }
   return sums;
 }

@@ -2,7 +2,7 @@
  * The first half of a step: forward, one backward pass for the gradient and the Fisher's columns together, and sums over examples of
  * gradients and of what curvature is made of.
  */
-import { type Builder, broadcast, reshape, sumAll } from "../../ir/builder.js";
+import { type Builder, broadcast, reshape, sumAll, times } from "../../ir/builder.js";
 import { type ExampleAxis, exampleMarks } from "../../ir/examples.js";
 import { cotangents } from "../../ir/grad.js";
 import { producers, type Value } from "../../ir/graph.js";
@@ -15,7 +15,7 @@ import { matrixShape } from "../kfac/matrices.js";
 import { inverseShape } from "../kfac/precondition.js";
 import { scalingSums } from "../kfac/scaling.js";
 import { scaleExamples } from "../kfac/tables.js";
-import { headLosses, headSeeds, targetInputs, times } from "./heads.js";
+import { headLosses, headSeeds, targetInputs } from "./heads.js";
 import { diagonalParams, examplesOf, gradientSlot, layersOf, layerSlot, plainParams, type StepModel } from "./step-model.js";
 import type { Knobs } from "./update.js";
 

@@ -3,7 +3,7 @@
  *
  * Targets are graph inputs: `target` for one head, `target/<output>` for several.
  */
-import { type Builder, full } from "../../ir/builder.js";
+import { accumulate, type Builder, times } from "../../ir/builder.js";
 import { CompileError } from "../../ir/error.js";
 import type { Value } from "../../ir/graph.js";
 import { derivative, type Loss, type LossKind, type LossSpec, parseLoss, perExample, targetType } from "./loss.js";
@@ -139,20 +139,11 @@ export function parseHeads(losses: readonly string[], weights: readonly string[]
 export const targetInputs = (b: Builder, heads: readonly Head[]): Map<Head, Value> =>
   new Map(heads.map((head) => [head, b.input(head.target, targetType(head.loss), 0)]));
 
-/** v · factor; v itself where that changes nothing. */
-export const times = (b: Builder, v: Value, factor: number): Value => (factor === 1 ? v : b.emit("mul", [v, full(b, v.type, factor)]));
-
 /** l_n of each head (unweighted) and their weighted sum, [N]. */
 export function headLosses(b: Builder, heads: readonly Head[], targets: ReadonlyMap<Head, Value>): { readonly each: ReadonlyMap<Head, Value>; readonly total: Value } {
   const each = new Map(heads.map((head) => [head, perExample(b, head.loss, targets.get(head) as Value)]));
   const total = [...each].map(([head, l]) => times(b, l, head.weight)).reduce((x, y) => b.emit("add", [x, y]));
   return { each, total };
-}
-
-/** Adds to what an earlier head left at the same z: two outputs may be one value. */
-export function accumulate(b: Builder, into: Map<Value, Value>, z: Value, v: Value): void {
-  const before = into.get(z);
-  into.set(z, before ? b.emit("add", [before, v]) : v);
 }
 
 /** ∂(Σ weight · l_n)/∂z at every z that a head starts from. */
