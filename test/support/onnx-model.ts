@@ -33,6 +33,8 @@ export interface ModelSpec {
   readonly types?: Readonly<Record<string, number>>;
   readonly outputs: readonly string[];
   readonly outputType?: number;
+  /** Element types of the outputs, one by one. */
+  readonly outputTypes?: readonly number[];
   readonly nodes: readonly NodeSpec[];
   readonly initializers?: Readonly<Record<string, TensorSpec>>;
 }
@@ -77,7 +79,7 @@ export function buildModel(spec: ModelSpec): Uint8Array {
     graph: {
       name: "g",
       input: Object.entries(spec.inputs).map(([name, dims]) => valueInfo(name, spec.types?.[name] ?? 1, dims)),
-      output: spec.outputs.map((name) => valueInfo(name, spec.outputType ?? 1)),
+      output: spec.outputs.map((name, k) => valueInfo(name, spec.outputTypes?.[k] ?? spec.outputType ?? 1)),
       initializer: Object.entries(spec.initializers ?? {}).map(([name, t]) => tensorProto(name, t)),
       node: spec.nodes.map((n) => ({
         opType: n.op, name: n.name ?? "", domain: n.domain ?? "", input: [...n.inputs], output: [...n.outputs],
