@@ -1,6 +1,7 @@
 /** ONNX to the IR: the whole of it on one page. */
 import { CompileError } from "../../ir/error.js";
 import type { Graph, Value } from "../../ir/graph.js";
+import type { NdArray } from "../../ir/ndarray.js";
 import type { Head } from "./context.js";
 import { bindInputs, type InputOptions } from "./inputs.js";
 import { type Loaded, type OnnxNode, onnxType } from "./model.js";
@@ -15,6 +16,8 @@ export interface ImportOptions extends InputOptions {
   readonly freeze?: readonly string[] | undefined;
   /** Values to compute, instead of the model's outputs; nodes that none of them needs are left out. */
   readonly outputs?: readonly string[] | undefined;
+  /** Inputs that are these numbers, whatever is computed: shapes, axes, flags. They are no inputs of the graph. */
+  readonly values?: Readonly<Record<string, NdArray>> | undefined;
 }
 
 export interface ImportedOutput {
@@ -52,11 +55,15 @@ export function importModel(loaded: Loaded, options: ImportOptions): Imported {
   const { graph } = loaded;
   const outputs = options.outputs ?? graph.outputs.map((v) => v.name);
   const { nodes, inputs } = neededFor(loaded, outputs);
+  const values = new Map(Object.entries(options.values ?? {}));
+  for (const name of values.keys())
+    if (!graph.inputs.some((v) => v.name === name)) throw new CompileError("bad-option", `the model has no input "${name}" to give a value`, undefined, `its inputs are ${graph.inputs.map((v) => `"${v.name}"`).join(", ")}`);
+    else inputs.delete(name);
   const binding = bindInputs(loaded, inputs, options);
   const roles = new Roles({ ...graph, nodes });
   const frozen = matcher(options.freeze ?? []);
   const at = (batch: number, shapes?: ReadonlyMap<string, readonly number[]>): Run =>
-    new Run(loaded, roles, binding, batch, { mode: options.mode, frozen, nodes, outputs }, shapes).run();
+    new Run(loaded, roles, binding, batch, { mode: options.mode, frozen, nodes, outputs, values }, shapes).run();
   const run = binding.batch === binding.fileBatch ? at(binding.batch) : at(binding.batch, at(binding.fileBatch).shapes);
   const made = run.finish();
   const weights = new Map([...run.params].map(([name, data]) => [name, decoded(loaded, data)]));
@@ -66,7 +73,7 @@ export function importModel(loaded: Loaded, options: ImportOptions): Imported {
     updates: [...run.updates].map(([param, value]) => ({ param, value })),
     weights,
     batch: binding.bound ? binding.batch : undefined,
-    notes: [...run.notes, ...inputNotes(loaded, inputs)],
+    notes: [...run.notes, ...inputNotes(loaded, inputs, values)],
     loaded,
   };
 }
@@ -108,9 +115,10 @@ function matcher(patterns: readonly string[]): (name: string) => boolean {
   return (name) => tests.some((t) => t.test(name));
 }
 
-function inputNotes(loaded: Loaded, used: ReadonlySet<string>): string[] {
+function inputNotes(loaded: Loaded, used: ReadonlySet<string>, given: ReadonlyMap<string, NdArray>): string[] {
   return loaded.graph.inputs.flatMap((v) => {
     const stored = onnxType(v.type);
+    if (given.has(v.name)) return [];
     if (!used.has(v.name)) return [`input "${v.name}" is not used and left out`];
     return stored === "double" || stored === "float16" || stored === "bfloat16" ? [`input "${v.name}" is ${stored} in the file and float32 here`] : [];
   });

@@ -30,6 +30,8 @@ export interface RunOptions {
   /** The nodes to import, in order; and the values wanted. */
   readonly nodes: readonly OnnxNode[];
   readonly outputs: readonly string[];
+  /** Inputs that are known numbers. */
+  readonly values?: ReadonlyMap<string, NdArray>;
 }
 
 export class Run {
@@ -59,6 +61,7 @@ export class Run {
     this.#read = new Set([...options.outputs, ...options.nodes.flatMap((n) => n.inputs)]);
     // parameters and inputs keep their ONNX names: no intermediate value may take one first
     this.#reserved = new Set([...graph.inputs.map((v) => v.name), ...graph.initializers.keys(), ...graph.nodes.flatMap((n) => n.outputs)]);
+    for (const [name, array] of options.values ?? []) this.#set(name, { kind: "known", array });
     for (const input of binding.inputs) {
       const shape = input.shape(batch);
       this.#set(input.name, { kind: "value", value: this.builder.input(input.name, { dtype: input.dtype, shape }, input.examples) });
