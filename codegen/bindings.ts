@@ -5,13 +5,14 @@ import type { Affine, Axis, Binding, Buffer, Expr, Quotient, Store } from "./ker
 import { vectorOf } from "./wgsl.js";
 
 /** Calls `visit` for every access (loads and stores) of the stores' expressions. */
-function eachAccess(stores: readonly Store[], visit: (buffer: Buffer, address: Affine, quotients: readonly Quotient[], isStore: boolean) => void, run?: () => void): void {
+function eachAccess(stores: readonly Store[], visit: (buffer: Buffer, address: Affine, quotients: readonly Quotient[], how: "load" | "store" | "gather") => void, run?: () => void): void {
   const seen = new Set<Expr>();
   const walk = (e: Expr): void => {
     if (seen.has(e)) return;
     seen.add(e);
     switch (e.kind) {
-      case "load": visit(e.access.buffer, e.access.address, e.access.quotients, false); break;
+      case "load": visit(e.access.buffer, e.access.address, e.access.quotients, "load"); break;
+      case "gather": visit(e.access.buffer, e.access.address, e.access.quotients, "gather"); walk(e.row); break;
       case "run": run?.(); break;
       case "op": e.args.forEach(walk); break;
       case "cast": walk(e.arg); break;
@@ -21,7 +22,7 @@ function eachAccess(stores: readonly Store[], visit: (buffer: Buffer, address: A
     }
   };
   for (const s of stores) {
-    visit(s.buffer, s.address, [], true);
+    visit(s.buffer, s.address, [], "store");
     walk(s.value);
   }
 }
@@ -33,10 +34,11 @@ function eachAccess(stores: readonly Store[], visit: (buffer: Buffer, address: A
 export function laneBuffers(stores: readonly Store[], lanes: Axis, lanesAligned: boolean): Set<Buffer> {
   const yes = new Set<Buffer>();
   const no = new Set<Buffer>();
-  eachAccess(stores, (buffer, address, quotients, isStore) => {
+  eachAccess(stores, (buffer, address, quotients, how) => {
     const k = address.by.get(lanes) ?? 0;
-    if (k === 1 && aligned(address, lanes) && !quotients.some((q) => q.expr.by.has(lanes))) yes.add(buffer);
-    else if (k !== 0 || isStore) no.add(buffer);
+    if (how === "gather") no.add(buffer);
+    else if (k === 1 && aligned(address, lanes) && !quotients.some((q) => q.expr.by.has(lanes))) yes.add(buffer);
+    else if (k !== 0 || how === "store") no.add(buffer);
   });
   if (!lanesAligned) return new Set();
   return new Set([...yes].filter((b) => !no.has(b)));
@@ -47,7 +49,7 @@ export function freeBuffers(stores: readonly Store[]): { loads: Buffer[]; stores
   const loads = new Set<Buffer>();
   const written = new Set<Buffer>();
   let run = false;
-  eachAccess(stores, (buffer, _address, _quotients, isStore) => { (isStore ? written : loads).add(buffer); }, () => { run = true; });
+  eachAccess(stores, (buffer, _address, _quotients, how) => { (how === "store" ? written : loads).add(buffer); }, () => { run = true; });
   return { loads: [...loads], stores: [...written], run };
 }
 

@@ -98,6 +98,7 @@ class Renamer {
         case "uniform": return { ...e, key: [this.expr(e.key[0]), this.expr(e.key[1])], index: this.affine(e.index) };
         case "cast": return { ...e, arg: this.expr(e.arg) };
         case "op": return { ...e, args: e.args.map((a) => this.expr(a)) };
+        case "gather": return { ...e, access: this.access(e.access, "table"), row: this.expr(e.row) };
         case "masked": return { ...e, inner: this.expr(e.inner), bounds: this.bounds(e.bounds), quotients: this.quotients(e.quotients) };
         default: return e satisfies never;
       }
@@ -135,6 +136,7 @@ function keyOf(spec: KernelSpec): string {
       case "uniform": return `u(${expr(e.key[0])},${expr(e.key[1])},${e.stream},${affine(e.index)})`;
       case "cast": return `${e.dtype}(${expr(e.arg)})`;
       case "op": return `${e.op}(${e.args.map(expr).join(",")})`;
+      case "gather": return `g${e.dtype}(${access(e.access)})[${expr(e.row)}<${e.rows}]*${e.stride}`;
       case "masked": return `m${bounds(e.bounds)}${quotients(e.quotients)}${e.fill}(${expr(e.inner)})`;
       default: return e satisfies never;
     }

@@ -87,9 +87,10 @@ function write(body: Body, expr: Expr, point: Point, vec4: ReadonlySet<Buffer>):
     case "load":
       if (expr.dtype === "f32" && needsBits(expr.access.fill)) body.bits = true;
       return emitLoad(body, expr.access, expr.dtype, point, vec4);
+    case "gather": return point.lanes ? byLane(body, expr, point, vec4) : emitGather(body, expr, point, vec4);
     case "masked": {
       if (point.lanes && expr.quotients.some((q) => q.expr.by.has(point.lanes as Axis)))
-        return gather(body, expr, point, vec4);
+        return byLane(body, expr, point, vec4);
       if (expr.dtype === "f32" && needsBits(expr.fill)) body.bits = true;
       const inner = emitExpr(body, expr.inner, point, vec4);
       const condition = guard(expr.bounds, expr.quotients, point);
@@ -115,7 +116,7 @@ function power(body: Body, expr: Expr & { kind: "op" }, point: Point, vec4: Read
 }
 
 /** A vec4 of four scalar evaluations: the general way, for what does not move by whole lanes. */
-function gather(body: Body, expr: Expr, point: Point, vec4: ReadonlySet<Buffer>): string {
+function byLane(body: Body, expr: Expr, point: Point, vec4: ReadonlySet<Buffer>): string {
   const lanes = [0, 1, 2, 3].map((k) => emitExpr(body, expr, laneOf(point, k), vec4));
   return body.let("g", vectorOf(expr.dtype), `${vectorOf(expr.dtype)}(${lanes.join(", ")})`);
 }
@@ -134,7 +135,7 @@ function emitLoad(body: Body, access: Access, dtype: ScalarType, point: Point, v
   }
   const lanes = point.lanes;
   if (access.quotients.some((q) => q.expr.by.has(lanes)))
-    return gather(body, { kind: "load", dtype, access }, point, vec4);
+    return byLane(body, { kind: "load", dtype, access }, point, vec4);
   const k = access.address.by.get(lanes) ?? 0;
   const address = addressOf(access, point);
   const stored: ScalarType = buffer.dtype;
@@ -147,6 +148,16 @@ function emitLoad(body: Body, access: Access, dtype: ScalarType, point: Point, v
   const condition = guard(access.bounds, access.quotients, point);
   const whole = fromStored(dtype, buffer, value, true);
   return body.let("x", type, condition === undefined ? whole : `select(${splat(dtype, access.fill, point)}, ${whole}, ${condition})`);
+}
+
+/** One element of a row whose number is computed; the address stays inside the table whatever the number is. */
+function emitGather(body: Body, { access, dtype, row, rows, stride }: Expr & { kind: "gather" }, point: Point, vec4: ReadonlySet<Buffer>): string {
+  const number = body.let("row", "i32", emitExpr(body, row, point, vec4));
+  const address = `(${addressOf(access, point)} + clamp(${number}, 0, ${rows - 1}) * ${stride})`;
+  const value = fromStored(dtype, access.buffer, element(access.buffer, address, vec4), false);
+  const inside = `(u32(${number}) < ${rows}u)`;
+  const condition = guard(access.bounds, access.quotients, point);
+  return body.let("x", dtype, `select(${literal(dtype, 0)}, ${value}, ${condition === undefined ? inside : `(${inside} && ${condition})`})`);
 }
 
 /** Writes the store's value (a whole vec4 where the buffer allows it). */

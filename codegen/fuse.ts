@@ -26,7 +26,7 @@ export interface Fusion {
   readonly groupOf: ReadonlyMap<Value, Group>;
 }
 
-const ROOTS: ReadonlySet<OpName> = new Set<OpName>(["contract", "reduce_sum", "reduce_max", "reduce_argmax", "fold", "inverse"]);
+const ROOTS: ReadonlySet<OpName> = new Set<OpName>(["contract", "reduce_sum", "reduce_max", "reduce_argmax", "fold", "scatter", "inverse"]);
 const MOVES: ReadonlySet<OpName> = new Set<OpName>(["reshape", "permute", "broadcast", "pad", "slice", "window", "concat"]);
 /** Reading a value through up to this many operations is cheaper than storing and loading it. */
 const CHEAP = 3;
@@ -40,6 +40,14 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
   const needed = new Set<Value>([...forced, ...results]);
   for (const node of graph.nodes)
     if (node.op === "contract" || node.op === "inverse") for (const v of node.inputs) needed.add(base(v, producer));
+
+  // an index that takes arithmetic is computed once, not for every element of a row
+  for (const node of graph.nodes)
+    if (node.op === "gather" || node.op === "scatter") {
+      const at = base(node.inputs[1] as Value, producer);
+      const made = producer.get(at);
+      if (made && OPS[made.op].elementwise && made.op !== "cast") needed.add(at);
+    }
 
   const place = new Map(graph.nodes.map((n, k) => [n, k] as const));
   /** Values with buffers that an inline expression of `value` reads. */

@@ -72,6 +72,8 @@ export type Expr =
   | { readonly kind: "uniform"; readonly dtype: "f32"; readonly key: readonly [Expr, Expr]; readonly stream: number; readonly index: Affine }
   | { readonly kind: "op"; readonly dtype: ScalarType; readonly op: ScalarOp; readonly args: readonly Expr[] }
   | { readonly kind: "cast"; readonly dtype: ScalarType; readonly arg: Expr }
+  /** `access` with `row · stride` added to its address; zero where the row is not in [0, rows). */
+  | { readonly kind: "gather"; readonly dtype: ScalarType; readonly access: Access; readonly row: Expr; readonly rows: number; readonly stride: number }
   /** `inner` where every bound holds and every quotient is exact, else `fill` (a padded view of a fused expression). */
   | { readonly kind: "masked"; readonly dtype: ScalarType; readonly bounds: readonly Bound[]; readonly quotients: readonly Quotient[]; readonly inner: Expr; readonly fill: number };
 

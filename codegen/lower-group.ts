@@ -2,10 +2,10 @@
 import { type Node, only, type Value } from "../ir/graph.js";
 import { intAttr, intsAttr } from "../ir/op.js";
 import { type GroupContext, label, type Spec, storesOf, viewsOf, withSplits } from "./group-context.js";
-import type { Affine, Buffer } from "./kernel.js";
+import type { Affine, Buffer, Expr } from "./kernel.js";
 import type { InverseSpec } from "./kernels/inverse-spec.js";
 import { lowerContraction } from "./lower-contraction.js";
-import { NeedsBuffer } from "./view.js";
+import { NeedsBuffer, scalarType } from "./view.js";
 
 export function lowerGroup(context: GroupContext): readonly Spec[] {
   const { root } = context.group;
@@ -14,6 +14,7 @@ export function lowerGroup(context: GroupContext): readonly Spec[] {
     case "contract": return lowerContraction(context);
     case "reduce_sum": case "reduce_max": case "reduce_argmax": return [lowerReduction(context)];
     case "fold": return [lowerFold(context)];
+    case "scatter": return [lowerScatter(context)];
     default: return [lowerMap(context)];
   }
 }
@@ -44,6 +45,22 @@ function lowerReduction(context: GroupContext): Spec {
   });
 }
 const COMBINE = { reduce_sum: "sum", reduce_max: "max", reduce_argmax: "argmax" } as const;
+
+/** out[b, r, i] = Σ_n x[b, n, i] where index[b, n] = r: every row looks through all indices, in order, so that equal runs are equal. */
+function lowerScatter(context: GroupContext): Spec {
+  const { root } = context.group;
+  const [x, index] = root.inputs as [Value, Value];
+  const [batch, n, width] = x.type.shape as [number, number, number];
+  return withSplits((dim) => {
+    const [b, r, i, k] = [dim("i0", batch), dim("i1", intAttr(root.attrs, "rows")), dim("i2", width), dim("r0", n)];
+    const views = viewsOf(context, undefined);
+    const dtype = scalarType(x);
+    const here: Expr = { kind: "op", dtype: "bool", op: "eq", args: [views.at(index, [b.index, k.index]), { kind: "index", dtype: "i32", index: r.index }] };
+    const value: Expr = { kind: "op", dtype, op: "select", args: [here, views.at(x, [b.index, k.index, i.index]), { kind: "const", dtype, value: 0 }] };
+    const stores = storesOf(context, viewsOf(context, only(root)), [b.index, r.index, i.index]);
+    return { kind: "reduce", label: label(context), combine: "sum", axes: [b, r, i].flatMap((d) => d.axes), reduction: k.axes, value, stores };
+  });
+}
 
 /**
  * out[h] = Σ_j x[(h·divisor − j·dilation − offset) / stride, j]: a sum over the taps, read through a transposed window. Folds of folds

@@ -63,5 +63,5 @@ function sameElement(group: Group, target: Value, producer: ReadonlyMap<Value, N
   return [group.root, ...group.nodes].every((n) => n.inputs.every((v) => clean(v, n === group.root && fusedRoot, new Map())));
 }
 
-const MAPPED = new Set(["reshape", "permute", "broadcast", "pad", "slice", "window", "concat", "fold", "contract", "reduce_sum", "reduce_max", "reduce_argmax", "inverse"]);
+const MAPPED = new Set(["reshape", "permute", "broadcast", "pad", "slice", "window", "concat", "fold", "contract", "reduce_sum", "reduce_max", "reduce_argmax", "gather", "scatter", "inverse"]);
 const isElementwise = (node: Node): boolean => !MAPPED.has(node.op);

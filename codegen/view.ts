@@ -7,7 +7,7 @@ import { floatAttr, intAttr, intsAttr } from "../ir/op.js";
 import { windowAttrs } from "../ir/ops/movement.js";
 import { OPS } from "../ir/ops/index.js";
 import { size, strides } from "../ir/type.js";
-import { addAffine, boundMatters, constantIndex, range, scaleAffine, shiftAffine } from "./affine.js";
+import { addAffine, axisIndex, boundMatters, constantIndex, range, scaleAffine, shiftAffine } from "./affine.js";
 import type { Access, Affine, Axis, Bound, Buffer, Expr, Quotient, ScalarOp, ScalarType } from "./kernel.js";
 
 /** Thrown when an axis must be iterated as two: outer × inner, inner of the given size. */
@@ -103,6 +103,7 @@ export class Views {
         const bounds = inner.map((expr, k) => ({ expr, low: 0, high: x.type.shape[k] as number }));
         return this.#masked(bounds, [], this.at(x, inner), floatAttr(node.attrs, "value"));
       }
+      case "gather": return this.#gather(node, coords);
       case "window": return this.#window(node, x, coords);
       case "fold": return this.fold(node, coords);
       case "reshape": return this.#reshape(value, x, coords);
@@ -112,6 +113,30 @@ export class Views {
         return { kind: "op", dtype, op: node.op as ScalarOp, args: node.inputs.map((v) => this.at(v, coords)) };
       }
     }
+  }
+
+  /** The table's element at a row that stands for the computed one: its address must step through the rows evenly. */
+  #gather(node: Node, coords: readonly Affine[]): Expr {
+    const [x, index] = node.inputs as [Value, Value];
+    const [b, n, i] = coords as [Affine, Affine, Affine];
+    const rows = x.type.shape[1] as number;
+    const axis: Axis = { name: "row", size: rows };
+    const table = this.#table(x, [b, axisIndex(axis), i], axis);
+    const { address, bounds } = table.access;
+    if (bounds.some((bound) => bound.expr.by.has(axis)) || table.access.fill !== 0) throw new NeedsBuffer(x);
+    const by = new Map(address.by);
+    by.delete(axis);
+    return { kind: "gather", dtype: table.dtype, access: { ...table.access, address: { at: address.at, by } }, row: this.at(index, [b, n]), rows, stride: address.by.get(axis) ?? 0 };
+  }
+
+  #table(x: Value, coords: readonly Affine[], row: Axis): Expr & { kind: "load" } {
+    try {
+      const expr = this.at(x, coords);
+      if (expr.kind === "load" && !expr.access.quotients.some((q) => q.expr.by.has(row))) return expr;
+    } catch (e) {
+      if (!(e instanceof SplitAxis) || e.axis !== row) throw e;
+    }
+    throw new NeedsBuffer(x);
   }
 
   #window(node: Node, x: Value, coords: readonly Affine[]): Expr {

@@ -138,6 +138,17 @@ const RULES: Partial<Record<OpName, Rule>> = {
     const axis = spec.out.indexOf((l ?? r) as string);
     return axis < 0 ? "it sums over examples" : { ...((left ?? right) as ExampleAxis), axis };
   },
+  gather(_node, [x, index]) {
+    // a batch of tables with a batch of indices each, or one table for all examples' indices
+    if (x?.axis === 1) return "it picks among the rows of all examples";
+    if (x && index) return x.axis === 0 && same(x, index) ? x : "it picks from one example's rows by another's indices";
+    return x ?? index;
+  },
+  scatter(_node, [x, index]) {
+    if (x?.axis === 1 || index?.axis === 1) return "it sums rows of all examples";
+    if (x && index) return x.axis === 0 && same(x, index) ? x : "it sums one example's rows by another's indices";
+    return x ?? index;
+  },
   inverse: (node, inputs) => {
     const mark = agree(node, inputs);
     return typeof mark === "object" && mark.axis !== 0 ? "it mixes examples" : mark;

@@ -126,7 +126,7 @@ function apartBy(c: Context, v: Value, node: Node | undefined): Value {
   // lost in the model itself, not by the sum that is to be undone
   if (unknown && "lost" in unknown && !unknown.lost.results.some((r) => c.producer.has(r))) throw refuse(v, unknown.why, unknown.lost);
   if (!c.sums.has(v)) throw refuse(v, "it is not a sum over examples", node);
-  const summed = node.op === "reduce_sum" ? reduced(c, node) : node.op === "contract" ? contracted(c, node) : undefined;
+  const summed = node.op === "reduce_sum" ? reduced(c, node) : node.op === "contract" ? contracted(c, node) : node.op === "scatter" ? scattered(c, node) : undefined;
   return summed ?? replayed(c, v, node);
 }
 
@@ -180,6 +180,22 @@ function contracted(c: Context, node: Node): Value | undefined {
   return c.b.emit("contract", [left, right], { spec: `${ll},${rl}->${free[0]}${spec.out}` });
 }
 
+/** A sum by index over rows of all examples: each example's rows are a table of their own. */
+function scattered(c: Context, node: Node): Value | undefined {
+  const [x, index] = node.inputs as [Value, Value];
+  const mark = markOf(c, x) ?? markOf(c, index);
+  if (mark?.axis !== 1) return undefined;
+  for (const v of node.inputs) if (!markOf(c, v)) requireConstant(c, node, v);
+  const front = (v: Value): Value => {
+    const { value, axis } = digits(c, v, mark);
+    const moved = permute(c.b.emit, value, [axis, ...value.type.shape.map((_, k) => k).filter((k) => k !== axis)]);
+    const [b, ...rest] = v.type.shape as [number, number, ...number[]];
+    return reshape(c.b.emit, moved, [c.count * b, (rest[0] as number) / c.n, ...rest.slice(1)]);
+  };
+  const made = c.b.emit("scatter", [front(x), front(index)], node.attrs);
+  return reshape(c.b.emit, made, [c.count, ...(node.results[0] as Value).type.shape]);
+}
+
 /** Examples on an axis of their own although the value has one already: element (m, …, n, …) is v's where m = n, else 0. */
 function separated(c: Context, v: Value, mark: ExampleAxis): Value {
   const { emit } = c.b;
@@ -217,7 +233,7 @@ function linear(c: Context, node: Node, moving: readonly boolean[]): boolean {
     case "cast": return node.attrs.dtype === "f32" || node.attrs.dtype === "f16";
     case "add": case "sub": case "concat": return others.every((v) => isZero(c, v));
     case "mul": case "contract": return alone;
-    case "div": return alone && moving[0] === true;
+    case "gather": case "scatter": case "div": return alone && moving[0] === true;
     case "select": return !moving[0] && node.inputs.slice(1).every((v, k) => moving[k + 1] || isZero(c, v));
     default: return false;
   }

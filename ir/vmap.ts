@@ -2,7 +2,7 @@
  * Maps recorded nodes over a leading axis: the same computation for k stacked values at once. K-FAC uses it to carry the
  * gradient's cotangent and all Fisher columns through one backward pass.
  */
-import { broadcast } from "./builder.js";
+import { broadcast, reshape } from "./builder.js";
 import type { Attrs, Node, Value } from "./graph.js";
 import { only } from "./graph.js";
 import { type Emit, intAttr, intsAttr, stringAttr } from "./op.js";
@@ -52,6 +52,12 @@ function replay(emit: Emit, node: Node, map: ReadonlyMap<Value, Value>, k: numbe
       const [l, r] = node.inputs as [Value, Value];
       const [sl, sr] = [map.get(l), map.get(r)];
       return emit(op, [sl ?? l, sr ?? r], { spec: `${sl ? label : ""}${spec.left},${sr ? label : ""}${spec.right}->${label}${spec.out}` });
+    }
+    case "gather": case "scatter": {
+      // one batch of k times as many tables
+      const [v, index] = all().map((s) => reshape(emit, s, [k * (s.type.shape[1] as number), ...s.type.shape.slice(2)])) as [Value, Value];
+      const made = emit(op, [v, index], attrs);
+      return reshape(emit, made, [k, (made.type.shape[0] as number) / k, ...made.type.shape.slice(1)]);
     }
     default: throw new Error(`"${op}" cannot be mapped over a leading axis`);
   }

@@ -138,6 +138,7 @@ class Rebatch {
         return at((k === 0 ? spec.left : spec.right).indexOf(spec.out[axis.axis] as string));
       }
       case "concat": return axis;
+      case "gather": case "scatter": return axis.axis === 2 && k === 1 ? undefined : axis;
       case "constant": case "iota": case "uniform": return undefined;
       default: throw this.#lost(node, "it repeats its operand's number of examples");
     }

@@ -18,6 +18,7 @@ export function mapIndices(expr: Expr, to: ReadonlyMap<Axis, Affine>, memo = new
       case "uniform": return { ...expr, index: substitute(expr.index, to), key: [inner(expr.key[0]), inner(expr.key[1])] };
       case "cast": return { ...expr, arg: inner(expr.arg) };
       case "op": return { ...expr, args: expr.args.map(inner) };
+      case "gather": return { ...expr, access: substituteAccess(expr.access, to), row: inner(expr.row) };
       case "masked": return { ...expr, inner: inner(expr.inner), bounds: substituteBounds(expr.bounds, to), quotients: substituteQuotients(expr.quotients, to) };
       default: return expr satisfies never;
     }
@@ -31,10 +32,11 @@ export function* indicesOf(expr: Expr, seen = new Set<Expr>()): Generator<Affine
   if (seen.has(expr)) return;
   seen.add(expr);
   switch (expr.kind) {
-    case "load":
+    case "load": case "gather":
       yield expr.access.address;
       for (const b of expr.access.bounds) if (boundMatters(b)) yield b.expr;
       for (const q of expr.access.quotients) yield q.expr;
+      if (expr.kind === "gather") yield* indicesOf(expr.row, seen);
       return;
     case "index": yield expr.index; return;
     case "uniform": yield expr.index; for (const k of expr.key) yield* indicesOf(k, seen); return;

@@ -1,6 +1,7 @@
 /** The table of all operations. A name without a record does not typecheck. */
 import type { OpDef } from "../op.js";
 import { binaryOps, cast, select, unaryOps } from "./elementwise.js";
+import { indexingOps } from "./indexing.js";
 import { inverse } from "./linalg.js";
 import { broadcast, concat, fold, pad, permute, reshape, slice, window } from "./movement.js";
 import type { OpName } from "./names.js";
@@ -13,6 +14,6 @@ export const OPS: Readonly<Record<OpName, OpDef>> = {
   select, cast,
   constant, iota, uniform,
   reshape, permute, broadcast, pad, slice, window, fold, concat,
-  ...reduceOps, contract,
+  ...reduceOps, contract, ...indexingOps,
   inverse,
 };

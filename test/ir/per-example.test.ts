@@ -45,6 +45,13 @@ const BLOCKS: Readonly<Record<string, Block>> = {
     const y = b.emit("contract", [reshape(b.emit, x, [count(x) * T, D]), b.param(`${name}.w`, f32(D, D))], { spec: "ri,io->ro" });
     return reshape(b.emit, b.emit("add", [y, repeat(b, b.param(`${name}.b`, f32(D)), y, [1])]), x.type.shape);
   },
+  /** A trained table, looked up by all examples at once: its gradient is a sum by index over rows of all of them. */
+  gathered(b, x, name) {
+    const first = reshape(b.emit, b.emit("slice", [x], { start: [0, 0, 0], size: [count(x), T, 1], stride: [1, 1, 1] }), [1, count(x) * T]);
+    const index = b.emit("cast", [b.emit("abs", [b.emit("add", [first, first])])], { dtype: "i32" });
+    const rows = b.emit("gather", [reshape(b.emit, b.param(`${name}.w`, f32(3, D)), [1, 3, D]), index]);
+    return b.emit("add", [x, reshape(b.emit, rows, x.type.shape)]);
+  },
   /** Positions before examples: the example is the inner digit. */
   denseTimeMajor(b, x, name) {
     const rows = reshape(b.emit, b.emit("permute", [x], { perm: [1, 0, 2] }), [T * count(x), D]);

@@ -230,6 +230,28 @@ const STEPS: Readonly<Record<string, Step>> = {
     if (m.pick(2)) STEPS["permute"]?.(m);
     STEPS["fold"]?.(m);
   },
+  /** Rows by index: one table, or a table per row of the index; indices outside it now and then. */
+  rows(m) {
+    const x = m.value((v) => v.type.dtype === "f32" && v.type.shape.length === 3);
+    const index = x && m.value((v) => v.type.dtype === "i32" && v.type.shape.length === 2 && v.type.shape[0] === x.type.shape[0]);
+    if (!x || !index) return;
+    if (m.pick(2)) m.make("gather", [x, index], {}, m.fact(x));
+    else if (index.type.shape[1] === x.type.shape[1]) m.make("scatter", [x, index], { rows: 1 + m.pick(4) }, { ...m.fact(x), bound: m.fact(x).bound * MAX_ELEMENTS });
+    else m.make("gather", [x, index], {}, m.fact(x));
+  },
+  /** A table and an index for it, made on purpose: seldom is there one by chance. */
+  table(m) {
+    const x = m.value((v) => v.type.dtype === "f32" && v.type.shape.length > 0);
+    if (!x) return;
+    const [b, ...rest] = x.type.shape as [number, ...number[]];
+    const rows = rest[0] ?? 1;
+    const flat = m.make("reshape", [x], { shape: [b, rows, rest.slice(1).reduce((a, n) => a * n, 1)] }, m.fact(x));
+    const n = m.pick(2) ? rows : 1 + m.pick(3);
+    const along = m.make("iota", [], { shape: [b, n], axis: m.pick(2) }, { exact: true, bound: 4 });
+    const one = along && m.partner(along);
+    if (flat && along && one) m.make(m.one<OpName>(["sub", "add", "mul"]), [along, one], {}, { exact: true, bound: 16 });
+    STEPS.rows?.(m);
+  },
   inverse(m) {
     const x = m.value((v) => v.type.dtype === "f32" && v.type.shape.length === 2 && m.fact(v).bound < 10);
     if (!x) return;

@@ -111,7 +111,10 @@ function collectLoads(expr: Expr, into: Set<Buffer>, seen: Set<Expr>): void {
   if (seen.has(expr)) return;
   seen.add(expr);
   if (expr.kind === "load") into.add(expr.access.buffer);
-  else if (expr.kind === "op") for (const arg of expr.args) collectLoads(arg, into, seen);
+  else if (expr.kind === "gather") {
+    into.add(expr.access.buffer);
+    collectLoads(expr.row, into, seen);
+  } else if (expr.kind === "op") for (const arg of expr.args) collectLoads(arg, into, seen);
   else if (expr.kind === "cast") collectLoads(expr.arg, into, seen);
   else if (expr.kind === "masked") collectLoads(expr.inner, into, seen);
   else if (expr.kind === "uniform") for (const word of expr.key) collectLoads(word, into, seen);

@@ -1,0 +1,69 @@
+/** Rows by computed index on an adapter: tables that are views, indices outside the table, and the sums that undo it. */
+import { describe, expect, it } from "vitest";
+import { Builder } from "../../ir/builder.js";
+import { evaluate } from "../../ir/evaluate.js";
+import type { Graph, Value } from "../../ir/graph.js";
+import { type NdArray, ndarray } from "../../ir/ndarray.js";
+import { size } from "../../ir/type.js";
+import { testDevice } from "../support/gpu.js";
+import { random, runPoisoned, tensor } from "../support/models.js";
+
+const device = testDevice();
+
+/** A table as it lies in memory → the table [b, rows, width] that is looked up. */
+type View = (b: Builder, x: Value) => Value;
+
+const indices = (b: number, n: number, rows: number, seed: number): NdArray => {
+  const u = random(seed);
+  return ndarray("i32", [b, n], Array.from({ length: b * n }, () => Math.floor(u() * 0.5 * (rows + 2) + 0.5 * (rows + 2)) - 1));
+};
+
+async function same(shape: readonly number[], view: View, n: number, build: (b: Builder, table: Value, index: Value) => Value = (b, t, i) => b.emit("gather", [t, i])): Promise<Graph> {
+  const b = new Builder("g");
+  const x = b.input("x", { dtype: "f32", shape });
+  const table = view(b, x);
+  const [batch, rows] = table.type.shape as [number, number];
+  const index = b.input("index", { dtype: "i32", shape: [batch, n] });
+  const graph = b.finish([{ name: "y", value: build(b, table, index) }]);
+  const data = { x: tensor(shape, random(size(shape))), index: indices(batch, n, rows, 7) };
+  const { results } = await runPoisoned(device().device, graph, data);
+  const want = (evaluate(graph, data).y as NdArray).data;
+  expect((results.y as NdArray).data.length).toBe(want.length);
+  want.forEach((w, k) => { expect(Math.abs((results.y?.data[k] as number) - w), `y[${k}]`).toBeLessThanOrEqual(2 ** -20 * Math.max(1, Math.abs(w))); });
+  return graph;
+}
+
+const plain: View = (_b, x) => x;
+
+describe("gather", () => {
+  for (const [b, rows, width, n] of [[1, 1, 1, 1], [1, 5, 3, 7], [2, 3, 4, 65], [3, 64, 8, 5], [1, 7, 63, 2], [2, 65, 1, 63]] as const)
+    it(`takes ${n} of ${rows} rows of ${width}, ${b} tables`, async () => void (await same([b, rows, width], plain, n)));
+
+  it("reads a table through a permutation, with no buffer for it", async () => {
+    await same([2, 3, 4, 5], (b, x) => b.emit("reshape", [b.emit("permute", [x], { perm: [0, 2, 3, 1] })], { shape: [2, 20, 3] }), 9);
+    await same([3, 2, 5], (b, x) => b.emit("permute", [x], { perm: [1, 2, 0] }), 4);
+  });
+  it("reads a table that is a padded, strided, repeated or computed value", async () => {
+    await same([2, 3, 4], (b, x) => b.emit("pad", [x], { low: [0, 1, 0], high: [0, 2, 3], value: 0 }), 9);
+    await same([2, 9, 4], (b, x) => b.emit("slice", [x], { start: [0, 8, 0], size: [2, 5, 2], stride: [1, -2, 2] }), 9);
+    await same([3, 4], (b, x) => b.emit("broadcast", [x], { shape: [5, 3, 4], axes: [1, 2] }), 6);
+    await same([2, 3, 4], (b, x) => b.emit("tanh", [x]), 6);
+    await same([1, 12, 1], (b, x) => b.emit("reduce_sum", [b.emit("window", [x], { axis: 1, count: 5, taps: 3, stride: 2, dilation: 1, offset: 0, divisor: 1 })], { axes: [2] }), 6);
+  });
+  it("computes the index where it is read, and a gather of a gather", async () => {
+    await same([2, 6, 4], plain, 8, (b, t, i) => b.emit("gather", [t, b.emit("add", [i, i])]));
+    await same([2, 6, 4], plain, 8, (b, t, i) => b.emit("gather", [b.emit("gather", [t, i]), b.emit("sub", [i, b.emit("broadcast", [b.scalar(1, "i32")], { shape: [2, 8], axes: [] })])]));
+  });
+  it("feeds a contraction", async () => {
+    await same([2, 6, 4], plain, 8, (b, t, i) => b.emit("contract", [b.emit("gather", [t, i]), t], { spec: "bni,bmi->bnm" }));
+  });
+});
+
+describe("scatter", () => {
+  for (const [b, n, width, rows] of [[1, 1, 1, 1], [1, 5, 3, 7], [2, 65, 4, 3], [3, 5, 8, 64], [1, 2, 63, 7], [1, 300, 5, 6]] as const)
+    it(`sums ${n} rows of ${width} into ${rows}, ${b} tables`, async () =>
+      void (await same([b, n, width], plain, n, (g, t, i) => g.emit("scatter", [t, i], { rows }))));
+  it("sums a value that is computed in place, with work behind the sum", async () => {
+    await same([2, 6, 4], plain, 6, (b, t, i) => b.emit("tanh", [b.emit("scatter", [b.emit("mul", [t, t]), i], { rows: 5 })]));
+  });
+});
