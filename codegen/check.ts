@@ -186,6 +186,7 @@ class Replay {
       const id = this.#entry.outputs[r.name] ?? this.#state.get(r.name);
       if (id === undefined) this.#fail(`result "${r.name}" has no buffer`);
       written.add(id);
+      if (size(r.value.type.shape) === 0) continue;
       const held = this.#held.get(id);
       if (held?.kind !== "value" || held.value !== r.value || !held.ready)
         this.#fail(`result "${r.name}" should hold "${r.value.name}" in ${this.#spell(id)}, which holds ${held?.kind === "value" ? `"${held.value.name}"` : "something else"}`);

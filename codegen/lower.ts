@@ -2,6 +2,7 @@
 import { CompileError } from "../ir/error.js";
 import { type Graph, type Node, only, producers, type Value } from "../ir/graph.js";
 import { intAttr } from "../ir/op.js";
+import { size } from "../ir/type.js";
 import { fuse, type Fusion, type Group } from "./fuse.js";
 import type { Spec } from "./group-context.js";
 import type { Buffer, Limits } from "./kernel.js";
@@ -97,6 +98,8 @@ function lowerOnce(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Val
   const needed = new Set<Value>();
   const work = groups.flatMap((group) => {
     try {
+      // a value without elements takes no work
+      if (group.stored.every((v) => size(v.type.shape) === 0)) return [{ group, specs: [] }];
       return [{ group, specs: lowerGroup({ group, producer, buffers }) }];
     } catch (e) {
       if (!(e instanceof NeedsBuffer)) throw e;

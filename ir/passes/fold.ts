@@ -1,10 +1,11 @@
 /** Arithmetic at compile time. */
 import type { Node, Value } from "../graph.js";
 import { ndarray } from "../ndarray.js";
+import { floatAttr } from "../op.js";
 import { OPS } from "../ops/index.js";
 import type { OpName } from "../ops/names.js";
 import type { Pass } from "../pass.js";
-import { type DType, sameType } from "../type.js";
+import { type DType, sameType, size } from "../type.js";
 import { type Rule, type Rules, rewrite, type Scope } from "./rewrite.js";
 import { uniform, uniformOf } from "./uniform.js";
 
@@ -23,6 +24,21 @@ const evaluateUniform: Rule = (node, scope) => {
   if (range && !(Number.isInteger(value) && value >= range[0] && value <= range[1])) return undefined;
   if (range && node.op === "div" && numbers[1] === 0) return undefined;
   return uniform(scope, type, value);
+};
+
+/** What is made from an operand without elements: sums of nothing, padding alone, the other parts of a concatenation. */
+const emptyOperand: Rule = (node, scope) => {
+  const { type } = node.results[0] as Value;
+  if (size(type.shape) === 0 || !node.inputs.some((v) => size(v.type.shape) === 0)) return undefined;
+  switch (node.op) {
+    case "reduce_sum": case "contract": case "window": case "fold": case "gather": case "scatter": return uniform(scope, type, 0);
+    case "pad": return uniform(scope, type, floatAttr(node.attrs, "value"));
+    case "concat": {
+      const parts = node.inputs.filter((v) => size(v.type.shape) > 0);
+      return parts.length === 1 ? parts[0] : scope.emit("concat", parts, node.attrs);
+    }
+    default: return undefined;
+  }
 };
 
 /** x where the other operand is the number that changes nothing: exact, but for the sign of a zero in x + 0 and 0 - x. */
@@ -99,7 +115,7 @@ const selectRule: Rule = (node, scope) => {
 const castRule: Rule = (node) => (sameType((node.inputs[0] as Value).type, (node.results[0] as Value).type) ? node.inputs[0] : undefined);
 
 export const FOLD_RULES: Rules = {
-  any: [evaluateUniform],
+  any: [emptyOperand, evaluateUniform],
   neg: [involution], not: [involution],
   abs: [idempotent, absOfNeg], relu: [idempotent], sign: [idempotent], floor: [idempotent], ceil: [idempotent], round: [idempotent],
   add: [neutralRule, addOfNeg], sub: [neutralRule, subOfNeg], mul: [neutralRule], div: [neutralRule], pow: [neutralRule],

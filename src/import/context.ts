@@ -59,7 +59,7 @@ export class Context {
 
   constructor(readonly node: OnnxNode, readonly host: Host) {
     this.emit = host.emit;
-    this.opset = host.opset;
+    this.opset = node.opset ?? host.opset;
   }
 
   get count(): number {

@@ -61,6 +61,20 @@ export interface OnnxNode {
   readonly inputs: readonly string[];
   readonly outputs: readonly string[];
   readonly attrs: ReadonlyMap<string, OnnxAttr>;
+  /** Version of the standard operators, where it may be another than the model's: in a function. */
+  readonly opset?: number;
+  /** It comes from a function's body or a branch. What it stores is not in the main graph, so that no weight can be written back. */
+  readonly inlined?: true;
+  /** Conditions, outermost first, under which it counts. */
+  readonly guards?: readonly Guard[];
+}
+
+/** The node is in a branch of an If. */
+export interface Guard {
+  readonly condition: string;
+  readonly holds: boolean;
+  /** Name of the If. */
+  readonly of: string;
 }
 
 /** One axis: a number, a symbol, or undefined where the file says neither. */
@@ -97,4 +111,4 @@ export interface Loaded {
 
 /** How a node is called in messages: its name, else what it gives. */
 export const spellNode = (node: OnnxNode, opset: number): string =>
-  node.name !== "" ? `node "${node.name}" (opset ${opset})` : `the ${node.op} node that gives "${node.outputs[0] ?? ""}" (opset ${opset})`;
+  node.name !== "" ? `node "${node.name}" (opset ${node.opset ?? opset})` : `the ${node.op} node that gives "${node.outputs[0] ?? ""}" (opset ${opset})`;

@@ -5,6 +5,7 @@ import onnxProto from "onnx-proto";
 import { CompileError } from "../../ir/error.js";
 import { checkGraph } from "./check.js";
 import { checkExternal, externalReader } from "./external.js";
+import { inlined } from "./functions.js";
 import type { Dim, ExternalRef, Loaded, OnnxAttr, OnnxNode, OnnxTensor, OnnxValue } from "./model.js";
 import { checkStorage } from "./tensor.js";
 
@@ -74,9 +75,9 @@ function decode(bytes: Uint8Array, file: string | undefined, baseDir: string | u
     checkExternal(baseDir, made);
     initializers.set(made.name, made);
   }
-  const nodes = (graph.node ?? []).map((n) => node(n as Proto<"NodeProto">));
   const inputs = (graph.input ?? []).map((v) => valueInfo(v as Proto<"ValueInfoProto">));
   const outputs = (graph.output ?? []).map((v) => valueInfo(v as Proto<"ValueInfoProto">));
+  const nodes = inlined(bytes, model, { node, attribute, tensor }, [...initializers.keys(), ...inputs.map((v) => v.name)], OLDEST_OPSET);
   const checked = checkGraph({ name: graph.name ?? "", inputs, outputs, initializers, nodes });
   return { file, bytes, opset, producer: `${model.producerName ?? ""} ${model.producerVersion ?? ""}`.trim(), graph: checked, external: externalReader(baseDir) };
 }

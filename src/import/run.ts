@@ -7,6 +7,7 @@ import type { Emit } from "../../ir/op.js";
 import { type DType, size, spellType } from "../../ir/type.js";
 import { Context, type Head, type Host, type Rebind, type Result } from "./context.js";
 import { Folder } from "./fold.js";
+import { taken } from "./functions.js";
 import { constantTensor } from "./ops/constant.js";
 import type { Binding } from "./inputs.js";
 import { type Loaded, type OnnxNode, type OnnxTensor, spellNode } from "./model.js";
@@ -91,7 +92,9 @@ export class Run {
     return this.builder.finish(this.options.outputs.map((name) => ({ name, value: this.value(name) })));
   }
 
-  #node(node: OnnxNode): void {
+  #node(asked: OnnxNode): void {
+    const node = taken(asked, (name) => this.#numbers(name));
+    if (!node) return;
     const { op, domain } = node;
     const importOp = IMPORT_OPS.get(domain === "" ? op : `${domain}.${op}`);
     if (!importOp) {
@@ -119,6 +122,10 @@ export class Run {
     if (this.roles.constantNode(name, 2) !== "trainable") return false; // whatever its size
     const t = constantTensor(node, (input) => this.#numbers(input)?.data ?? [], this.loaded.external);
     if (!t || this.roles.constantNode(name, size(t.dims)) !== "trainable") return false;
+    if (node.inlined) {
+      this.notes.add(`${spellNode(node, this.loaded.opset)}: a weight stored in a function or branch stays as it is`);
+      return false;
+    }
     this.#set(name, { kind: "weight", tensor: t, trainable: !this.options.frozen(name) }, node);
     return true;
   }

@@ -8,6 +8,8 @@ import { evaluate, evaluateAll } from "../../ir/evaluate.js";
 import type { Graph, Value } from "../../ir/graph.js";
 import { type NdArray, ndarray } from "../../ir/ndarray.js";
 import { OPS } from "../../ir/ops/index.js";
+import { runPasses } from "../../ir/pass.js";
+import { CANONICAL } from "../../ir/passes/index.js";
 import { print } from "../../ir/print.js";
 import { f32 } from "../../ir/type.js";
 import { nullDevice } from "../../runtime/adapter.node.js";
@@ -126,6 +128,26 @@ describe("views", () => {
 
   it("concatenations along every axis, of parts that are views and expressions", async () => {
     await check({ x: [2, 3], y: [2, 3] }, (b, v) => Object.fromEntries([0, 1].map((axis) => [`axis${axis}`, b.emit("concat", [v.x as Value, b.emit("tanh", [v.y as Value]), b.emit("slice", [v.x as Value], { start: [1, 2], size: [2, 3], stride: [-1, -1] })], { axis })])));
+  });
+});
+
+describe("values without elements", () => {
+  it("take no kernel, and what is made from them is what nothing adds up to", async () => {
+    const b = new Builder("g");
+    const [x, none] = [b.input("x", f32(2, 3)), b.input("none", f32(0, 3))];
+    const graph = runPasses(b.finish([
+      { name: "nothing", value: b.emit("tanh", [none]) },
+      { name: "sum", value: b.emit("reduce_sum", [none], { axes: [0] }) },
+      { name: "product", value: b.emit("contract", [x, none], { spec: "ik,jk->ij" }) },
+      { name: "summed", value: b.emit("contract", [none, none], { spec: "ki,kj->ij" }) },
+      { name: "joined", value: b.emit("concat", [none, x, none], { axis: 0 }) },
+      { name: "padded", value: b.emit("pad", [none], { low: [1, 0], high: [0, 1], value: 2 }) },
+    ]), CANONICAL);
+    const given = { x: tensor([2, 3], random(1)), none: ndarray("f32", [0, 3], []) };
+    const { results } = await runPoisoned(device().device, graph, given);
+    const want = evaluate(graph, given);
+    for (const name of Object.keys(want)) expect([...(results[name] as NdArray).data].map(Math.fround), name).toEqual([...(want[name] as NdArray).data].map(Math.fround));
+    expect(graph.nodes.map((n) => n.op).sort()).toEqual(["broadcast", "broadcast", "broadcast", "constant", "constant", "contract", "tanh"]);
   });
 });
 
