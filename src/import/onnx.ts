@@ -12,8 +12,8 @@ import { checkStorage } from "./tensor.js";
 const { onnx } = onnxProto; // a CommonJS package: the named import fails in Node
 type Proto<K extends "TensorProto" | "AttributeProto" | "NodeProto" | "ValueInfoProto"> = InstanceType<(typeof onnx)[K]>;
 
-/** Below this, Reshape, Dropout, BatchNormalization and broadcasting had other meanings. */
-export const OLDEST_OPSET = 7;
+/** Forms below opset 7 are read by legacy.ts. */
+export const OLDEST_OPSET = 1;
 
 export interface LoadOptions {
   /** Folder of external data; default: that of the file. */

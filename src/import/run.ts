@@ -10,6 +10,7 @@ import { Folder } from "./fold.js";
 import { taken } from "./functions.js";
 import { constantTensor } from "./ops/constant.js";
 import type { Binding } from "./inputs.js";
+import { LegacyContext, MODERN_OPSET } from "./legacy.js";
 import { type Loaded, type OnnxNode, type OnnxTensor, spellNode } from "./model.js";
 import { IMPORT_OPS } from "./ops/index.js";
 import type { Place } from "./rebind.js";
@@ -105,7 +106,7 @@ export class Run {
     if ((op === "Constant" || op === "ConstantOfShape") && this.#keptWeight(node)) return;
     const given = node.inputs.filter((name) => name !== "");
     const folds = given.every((name) => this.#operand(name).kind === "known");
-    const context = new Context(node, this.#host(folds));
+    const context = this.loaded.opset < MODERN_OPSET ? new LegacyContext(node, this.#host(folds)) : new Context(node, this.#host(folds));
     const made = importOp(context);
     const results: readonly Result[] = Array.isArray(made) ? made : [made as Result];
     results.forEach((result, k) => {
