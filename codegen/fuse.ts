@@ -6,7 +6,7 @@
  * of the value it follows where that saves a trip through memory; everything else is recomputed inside its readers.
  */
 import type { Graph, Node, Value } from "../ir/graph.js";
-import { only, producers, users } from "../ir/graph.js";
+import { isKnob, only, producers, users } from "../ir/graph.js";
 import { OPS } from "../ir/ops/index.js";
 import type { OpName } from "../ir/ops/names.js";
 import { sameShape } from "../ir/type.js";
@@ -54,7 +54,7 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
   const leafCache = new Map<Value, ReadonlySet<Value>>();
   const leaves = (value: Value): ReadonlySet<Value> => {
     const node = producer.get(value);
-    if (!node || groupOf.has(value)) return new Set(value.name.startsWith("run.") ? [] : [value]);
+    if (!node || groupOf.has(value)) return new Set(isKnob(value) ? [] : [value]);
     const known = leafCache.get(value);
     if (known) return known;
     const found = new Set(node.inputs.flatMap((v) => [...leaves(v)]));
@@ -201,7 +201,7 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
 }
 
 /** Operations that cost more than one elementary step to recompute. */
-const WEIGHT: Partial<Record<OpName, number>> = { exp: 3, log: 3, tanh: 5, sigmoid: 4, softplus: 6, erf: 8, sin: 8, cos: 8, pow: 6, uniform: 6, div: 2, sqrt: 2 };
+const WEIGHT: Partial<Record<OpName, number>> = { exp: 3, log: 3, tanh: 5, sigmoid: 4, softplus: 6, erf: 8, sin: 8, cos: 8, atan: 6, expm1: 5, log1p: 5, pow: 6, uniform: 6, div: 2, sqrt: 2 };
 
 /** Both operands are one value and exchanging the output's halves exchanges them. */
 export const isSymmetric = (node: Node): boolean => node.op === "contract" && node.inputs[0] === node.inputs[1] && symmetricLabels(node) !== undefined;

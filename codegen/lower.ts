@@ -1,6 +1,6 @@
 /** Graphs become work: groups of operations in order, each with the kernel specifications that compute it. */
 import { CompileError } from "../ir/error.js";
-import { type Graph, type Node, only, producers, type Value } from "../ir/graph.js";
+import { type Graph, isKnob, type Node, only, producers, type Value } from "../ir/graph.js";
 import { intAttr } from "../ir/op.js";
 import { size } from "../ir/type.js";
 import { fuse, type Fusion, type Group } from "./fuse.js";
@@ -81,7 +81,7 @@ function lowerOnce(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Val
   if (wide.size > 0) return wide;
   const buffers = new Map<Value, Buffer>();
   for (const { value } of [...graph.params, ...graph.inputs])
-    if (!value.name.startsWith("run.")) buffers.set(value, bufferFor(value, value.name));
+    if (!isKnob(value)) buffers.set(value, bufferFor(value, value.name));
   const { groups, direct } = placeUpdates(fusion, producer, inPlace, new Set(graph.results.map((r) => r.value)));
   const copies: { from: Value; to: Value }[] = [];
   for (const group of groups)
@@ -119,7 +119,7 @@ function tooWide(group: Group, producer: ReadonlyMap<Value, Node>, fusion: Fusio
     if (known) return known;
     const node = producer.get(v);
     const stored = !node || fusion.groupOf.has(v);
-    const set = stored && !own.has(v) ? new Set(v.name.startsWith("run.") ? [] : [v]) : new Set((node?.inputs ?? []).flatMap((x) => [...leavesOf(x)]));
+    const set = stored && !own.has(v) ? new Set(isKnob(v) ? [] : [v]) : new Set((node?.inputs ?? []).flatMap((x) => [...leavesOf(x)]));
     leaves.set(v, set);
     return set;
   };

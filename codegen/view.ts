@@ -2,7 +2,7 @@
  * Values as expressions over a kernel's iteration axes: movement ops vanish into index maps, elementwise ops into scalar
  * expressions, and what has a buffer becomes a load.
  */
-import { type Node, only, type Value } from "../ir/graph.js";
+import { isKnob, type Node, only, type Value } from "../ir/graph.js";
 import { floatAttr, intAttr, intsAttr } from "../ir/op.js";
 import { windowAttrs } from "../ir/ops/movement.js";
 import { OPS } from "../ir/ops/index.js";
@@ -72,7 +72,7 @@ export class Views {
   #make(value: Value, coords: readonly Affine[]): Expr {
     const dtype = scalarType(value);
     if (value === this.#context.acc) return this.#context.accExpr ?? { kind: "acc", dtype };
-    if (value.name.startsWith("run.")) return { kind: "run", dtype: dtype as "f32" | "u32", name: value.name.slice(4) };
+    if (isKnob(value)) return { kind: "run", dtype: dtype as "f32" | "u32", name: value.name.slice(4) };
     const buffer = this.#context.buffer(value);
     if (buffer) return this.#load(buffer, flat(value.type.shape, coords), dtype);
     const node = this.#context.producer.get(value);

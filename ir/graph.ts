@@ -61,6 +61,9 @@ export interface Graph {
   readonly results: readonly GraphResult[];
 }
 
+/** Inputs called run.… are the program's knobs (learning rate, seed …), not data. */
+export const isKnob = (value: Value): boolean => value.name.startsWith("run.");
+
 /** The single result of a node that has one. */
 export function only(node: Node): Value {
   if (node.results.length !== 1) throw new Error(`node "${node.op}" has ${node.results.length} results`);

@@ -210,6 +210,8 @@ export interface Artifact {
   readonly inverse: "pi" | "eig" | "ekfac";
   /** The node that mixes the examples of a batch; null: none does, and short batches may be padded. */
   readonly mixes: string | null;
+  /** The same of evaluation and prediction, which may go another way than training (running statistics instead of the batch's). */
+  readonly evaluationMixes: string | null;
   readonly host: HostOptions;
   /** Start values of the run-time knobs that differ from their defaults. */
   readonly run: Partial<RunScalars>;

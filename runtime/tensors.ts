@@ -33,7 +33,7 @@ const fault = (message: string, where: string, hint?: string): RuntimeFault => n
 const isTensor = (x: unknown): x is Tensor => typeof x === "object" && x !== null && "data" in x && "shape" in x && ArrayBuffer.isView(x.data);
 
 /** Copies, checks and pads one batch. @throws RuntimeFault "bad-data". */
-export function prepareBatch(artifact: Artifact, batch: Batch, need: { readonly target: boolean }, forceMask = false): Prepared {
+export function prepareBatch(artifact: Artifact, batch: Batch, need: { readonly target: boolean; readonly evaluation?: boolean }, forceMask = false): Prepared {
   const carrying = artifact.inputs.filter((i) => i.examples !== null);
   const first = carrying[0];
   if (!first) throw fault("the model has no input with examples", "batch");
@@ -42,8 +42,9 @@ export function prepareBatch(artifact: Artifact, batch: Batch, need: { readonly 
   const count = given.shape[first.examples as number] ?? 0;
   if (count === 0) throw fault("the batch is empty", `input "${first.name}"`, "pass at least one example");
   const size = pickBatch(artifact.batches, count);
-  if (artifact.mixes !== null && (count !== size || batch.weight !== undefined))
-    throw fault(`the model mixes the examples of a batch in ${artifact.mixes}: ${batch.weight === undefined ? `${count} examples cannot be padded to ${size}` : "they cannot have weights"}`, "batch", `pass whole batches of ${artifact.batches.join(" or ")}`);
+  const mixes = need.evaluation ? artifact.evaluationMixes : artifact.mixes;
+  if (mixes !== null && (count !== size || batch.weight !== undefined))
+    throw fault(`the model mixes the examples of a batch in ${mixes}: ${batch.weight === undefined ? `${count} examples cannot be padded to ${size}` : "they cannot have weights"}`, "batch", `pass whole batches of ${artifact.batches.join(" or ")}`);
   const arrays = new Map<string, Float32Array | Int32Array>();
   for (const info of artifact.inputs) arrays.set(info.name, fit(info, batch[info.name], count, size, info.examples));
   const targets = (key: "target" | "mcTargets") => new Map(targetsOf(artifact).map((info, _, all) => {

@@ -270,7 +270,7 @@ export class Trainer implements TrainerCore, Reacting {
       const inFlight: [Prepared, Promise<ReadonlyMap<string, HostArray>>][] = [];
       const names = (p: Prepared) => ["lossSum", ...each.map((output) => `lossSum/${output}`), ...(classes ? ["correctSum", "labelledSum"] : [])].map((name) => `${name}@${p.batch}`);
       for (const batch of data) {
-        const p = prepareBatch(this.artifact, batch, { target: true }, true);
+        const p = prepareBatch(this.artifact, batch, { target: true, evaluation: true }, true);
         await this.program.prepare([`evaluate@${p.batch}`]);
         this.upload(p);
         inFlight.push([p, this.#readback.submit([`evaluate@${p.batch}`], names(p))]);
@@ -297,7 +297,7 @@ export class Trainer implements TrainerCore, Reacting {
       const parts = new Map<string, Float32Array[]>();
       for (let start = 0; start < total; start += largest) {
         const count = Math.min(largest, total - start);
-        const p = prepareBatch(this.artifact, cutExamples(this.artifact, inputs, start, count), { target: false }, true);
+        const p = prepareBatch(this.artifact, cutExamples(this.artifact, inputs, start, count), { target: false, evaluation: true }, true);
         for (const [name, data] of p.arrays) if (this.program.hasBuffer(`${name}@${p.batch}`)) this.program.write(`${name}@${p.batch}`, data);
         await this.program.prepare([`predict@${p.batch}`]);
         this.program.submit([`predict@${p.batch}`]);

@@ -9,7 +9,7 @@ import { planProgram, type EntryGraph, type Planned } from "../codegen/plan.js";
 import { PORTABLE } from "../codegen/limits.js";
 import type { Limits } from "../codegen/kernel.js";
 import { CompileError } from "../ir/error.js";
-import type { Graph, GraphResult, Value } from "../ir/graph.js";
+import { type Graph, type GraphResult, isKnob, type Param, type Value } from "../ir/graph.js";
 import { exampleMarks } from "../ir/examples.js";
 import { runPasses, type Pass } from "../ir/pass.js";
 import { AFTER_GRADIENTS, CANONICAL } from "../ir/passes/index.js";
@@ -25,7 +25,7 @@ import { type Head, type HeadSpec, pickHeads } from "./train/heads.js";
 import { type LossKind, type LossSpec, lossName, targetType } from "./train/loss.js";
 import { rebatched } from "./rebatch.js";
 import { absorbGraph, backGraph, evaluateGraph, frontGraph, invertsOnDevice, predictGraph, refreshGraph, scaleGraph, stepGraph } from "./train/step.js";
-import { diagonalParams, type OptimizerKind, type StepModel } from "./train/step-model.js";
+import { diagonalParams, type EvaluationModel, evaluationOf, type OptimizerKind, type StepModel } from "./train/step-model.js";
 import type { WeightDecayMode } from "./train/update.js";
 
 /** What a front end (ONNX, DSL, .kir) hands over. The graph has one shape; `forward(batch)` makes it for another batch size. */
@@ -38,6 +38,8 @@ export interface ForwardModel {
   readonly loss?: LossSpec;
   /** Losses that the model's author named, by output. */
   readonly losses?: readonly HeadSpec[];
+  /** Outputs as evaluation and prediction compute them, where that is another graph: no dropout, running statistics. Its parameters are among `weights`. */
+  readonly evaluation?: Pick<ForwardModel, "graph" | "outputs">;
   /** What a training step writes into parameters that are not trained. */
   readonly updates?: readonly { readonly param: string; readonly value: Value }[];
 }
@@ -114,7 +116,7 @@ export function compile(forward: (batch: number) => ForwardModel, options: Compi
     const mixed = mixingNode(model);
     if (mixed !== null && options.optimizer === "kfac" && options.fisher.kind === "exact")
       throw new CompileError("bad-option", "the exact Fisher is a sum over examples, which this model mixes", mixed, "use --fisher mc or empirical, or export the model for inference");
-    if (mixed !== null && batch === batches[0]) notes.push(`the examples of a batch are mixed in ${mixed}: only whole batches of ${batch} are trained on and evaluated, the rest is left out`);
+    if (mixed !== null && batch === batches[0]) notes.push(`the examples of a batch are mixed in ${mixed}: only whole batches of ${batch} are trained on${mixingNode(evaluationOf(model)) === null ? "" : " and evaluated"}, the rest is left out`);
     requireSameLayers(first.model, model, batches[0] as number, batch);
     const diagonal = (options.fisherDiagonal ?? false) && batch === batches[0];
     if (mixed !== null && diagonal) throw new CompileError("bad-option", "the Fisher's diagonal is a sum over examples, which this model mixes", mixed, "leave out --fisher-diagonal, or export the model for inference");
@@ -152,23 +154,38 @@ export const prepareFor = (forward: (batch: number) => ForwardModel, source: For
  * The node that mixes the examples of a batch (batch normalisation in training), or null. Then an example's loss depends on the others:
  * a batch cannot be padded, and the exact Fisher is not a sum over examples.
  */
-function mixingNode(m: StepModel): string | null {
+function mixingNode(m: EvaluationModel): string | null {
   const marks = exampleMarks(m.graph);
   const mark = m.heads.map((h) => h.loss.z).filter((z) => (z.type.shape[0] ?? 0) > 1).map((z) => marks.get(z)).find((found) => found && "lost" in found);
   return mark && "lost" in mark ? (mark.lost.origin ?? mark.lost.op) : null;
 }
 
-/** Canonical forward graph, loss and layers. */
-export function prepare(source: ForwardModel, options: CompileOptions, notes: string[] = []): StepModel {
-  const picked = pickHeads(source, options.losses ?? (options.loss ? [{ kind: options.loss }] : undefined), notes);
-  const updates = source.updates ?? [];
+/** Outputs and logits as named results of a canonical graph, and the heads on it. */
+function canonicalForward(source: Pick<ForwardModel, "graph" | "outputs">, picked: readonly Head[], updates: NonNullable<ForwardModel["updates"]>, options: CompileOptions, stage: string): { graph: Graph; heads: readonly Head[]; result: (name: string) => Value } {
   const results: GraphResult[] = [
     ...source.outputs.map((o) => ({ name: o.name, value: o.value })),
     ...picked.map((h) => ({ name: LOGITS + h.output, value: h.loss.z })), ...updates.map((u) => ({ name: UPDATE + u.param, value: u.value })),
   ];
-  const graph = runPasses({ ...source.graph, results }, CANONICAL, passOptions(options, "forward"));
+  const graph = runPasses({ ...source.graph, results }, CANONICAL, passOptions(options, stage));
   const result = (name: string): Value => graph.results.find((r) => r.name === name)?.value as Value;
-  const heads = picked.map((h): Head => ({ ...h, loss: { ...h.loss, z: result(LOGITS + h.output) } }));
+  return { graph, result, heads: picked.map((h): Head => ({ ...h, loss: { ...h.loss, z: result(LOGITS + h.output) } })) };
+}
+
+/** The same losses on the model as evaluation computes it. */
+function evaluationModel(source: ForwardModel, options: CompileOptions): { evaluation?: EvaluationModel } {
+  const { evaluation } = source;
+  if (!evaluation) return {};
+  const picked = pickHeads({ ...source, ...evaluation }, lossesOf(options), []);
+  const { graph, heads } = canonicalForward(evaluation, picked, [], options, "evaluation");
+  return { evaluation: { graph, heads } };
+}
+
+const lossesOf = (options: CompileOptions): readonly HeadSpec[] | undefined => options.losses ?? (options.loss ? [{ kind: options.loss }] : undefined);
+
+/** Canonical forward graph, loss and layers. */
+export function prepare(source: ForwardModel, options: CompileOptions, notes: string[] = []): StepModel {
+  const updates = source.updates ?? [];
+  const { graph, heads, result } = canonicalForward(source, pickHeads(source, lossesOf(options), notes), updates, options, "forward");
   const found = register(graph, {
     ...(options.register ? { kinds: options.register } : {}),
     ...(options.layerOverride ? { override: options.layerOverride } : {}),
@@ -179,7 +196,7 @@ export function prepare(source: ForwardModel, options: CompileOptions, notes: st
   const registration = options.fallback === "diagonal" && options.optimizer === "kfac" ? withDiagonals(graph, heads.map((h) => h.loss.z), found) : found;
   if (!graph.params.some((p) => p.trainable)) throw new CompileError("bad-model", "the model has no trainable parameter", source.name, "check that its weights are initializers or Constant tensors");
   const written = updates.map((u) => ({ param: graph.params.find((p) => p.value.name === u.param)?.value as Value, value: result(UPDATE + u.param) }));
-  return { graph, heads, updates: written, registration, optimizer: options.optimizer, fisher: options.fisher, inverse: options.inverse ?? INVERSES[0], weightDecayMode: options.weightDecayMode };
+  return { graph, heads, ...evaluationModel(source, options), updates: written, registration, optimizer: options.optimizer, fisher: options.fisher, inverse: options.inverse ?? INVERSES[0], weightDecayMode: options.weightDecayMode };
 }
 
 /**
@@ -200,7 +217,7 @@ function prepareOne(forward: (batch: number) => ForwardModel, one: ForwardModel,
     if (one.outputs.some((o) => shapes.get(o.name) !== o.value.type.shape.join())) return undefined;
     const layers = two.registration.layers.map((l) => mapLayer(l, of));
     notes.push(...said);
-    return { ...two, graph, marks, heads: two.heads.map((h) => ({ ...h, loss: { ...h.loss, z: of(h.loss.z) } })), updates: (two.updates ?? []).map((u) => ({ param: of(u.param), value: of(u.value) })), registration: { ...two.registration, layers } };
+    return { ...two, ...evaluationModel(one, options), graph, marks, heads: two.heads.map((h) => ({ ...h, loss: { ...h.loss, z: of(h.loss.z) } })), updates: (two.updates ?? []).map((u) => ({ param: of(u.param), value: of(u.value) })), registration: { ...two.registration, layers } };
   } catch (e) {
     if (e instanceof CompileError && e.code === "examples-lost") return undefined;
     throw e;
@@ -208,7 +225,7 @@ function prepareOne(forward: (batch: number) => ForwardModel, one: ForwardModel,
 }
 
 function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean, diagonal: boolean): Generator<readonly [string, Graph]> {
-  const outputs = m.graph.results.filter((r) => source.outputs.some((o) => o.name === r.name));
+  const outputs = evaluationOf(m).graph.results.filter((r) => source.outputs.some((o) => o.name === r.name));
   const kfac = m.optimizer === "kfac";
   for (const masked of [false, true]) {
     const tail = masked ? ".masked" : "";
@@ -241,8 +258,14 @@ function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean, diag
   yield ["predict", predictGraph(m, outputs)];
 }
 
+/** Parameters of the training graph, and those that only evaluation reads (frozen running statistics). */
+function paramsOf(m: StepModel): readonly Param[] {
+  const own = new Set(m.graph.params.map((p) => p.value.name));
+  return [...m.graph.params, ...evaluationOf(m).graph.params.filter((p) => !own.has(p.value.name))];
+}
+
 function stateNames(m: StepModel, graphs: ReadonlyMap<string, Graph>): Set<string> {
-  const names = new Set(m.graph.params.map((p) => p.value.name));
+  const names = new Set(paramsOf(m).map((p) => p.value.name));
   for (const g of graphs.values())
     for (const name of [...g.inputs.map((i) => i.value.name), ...g.results.map((r) => r.name)])
       if (/^(grad|stat|kfac|opt)\//.test(name)) names.add(name);
@@ -264,7 +287,7 @@ export function signature(m: StepModel): Pick<Artifact, "inputs" | "target" | "t
   });
   const first = targets[0] as TargetInfo;
   return {
-    inputs: m.graph.inputs.map((i) => tensorInfo(i.value.name, i.value.type, i.examples)),
+    inputs: m.graph.inputs.filter((i) => !isKnob(i.value)).map((i) => tensorInfo(i.value.name, i.value.type, i.examples)),
     target: { name: first.name, dtype: first.dtype, shape: first.shape }, targets, classes: first.classes, loss: first.loss,
   };
 }
@@ -275,15 +298,15 @@ function makeArtifact(m: StepModel, source: ForwardModel, options: CompileOption
   for (const [name, low] of [["factorPeriod", 1], ["inversePeriod", 1], ["burnIn", 0], ["readbackLag", 0]] as const)
     if (!Number.isInteger(host[name]) || host[name] < low) throw new CompileError("bad-option", `${name} must be a whole number ≥ ${low}, got ${host[name]}`);
   // an output that is one value for the whole batch (batch normalisation's statistics) has no axis of examples
-  const marks = m.marks ?? exampleMarks(m.graph, { sharedSums: true });
+  const marks = (m.evaluation ? undefined : m.marks) ?? exampleMarks(evaluationOf(m).graph, { sharedSums: true });
   const exampleAxis = (v: Value): number | undefined => (v.type.shape.length > 0 && marks.has(v) ? 0 : undefined);
   return {
     version: ARTIFACT_VERSION, name: source.name, hash, plan: planned.plan, batches,
     ...signature(m),
-    outputs: m.graph.results.filter((r) => !r.name.startsWith(LOGITS) && !r.name.startsWith(UPDATE)).map((r) => tensorInfo(r.name, r.value.type, exampleAxis(r.value))),
-    params: m.graph.params.map((p) => ({ name: p.value.name, shape: p.value.type.shape, dtype: "f32" as const, trainable: p.trainable, ...(m.updates?.some((u) => u.param === p.value) ? { updated: true } : {}) })),
+    outputs: evaluationOf(m).graph.results.filter((r) => !r.name.startsWith(LOGITS) && !r.name.startsWith(UPDATE)).map((r) => tensorInfo(r.name, r.value.type, exampleAxis(r.value))),
+    params: paramsOf(m).map((p) => ({ name: p.value.name, shape: p.value.type.shape, dtype: "f32" as const, trainable: p.trainable, ...(m.updates?.some((u) => u.param === p.value) ? { updated: true } : {}) })),
     layers: m.registration.layers.map(layerInfo), orphans: orphanInfo(m.registration, m.optimizer),
-    optimizer: m.optimizer, fisher: m.fisher, inverse: m.inverse, mixes: mixingNode(m), host, run: options.run ?? {},
+    optimizer: m.optimizer, fisher: m.fisher, inverse: m.inverse, mixes: mixingNode(m), evaluationMixes: mixingNode(evaluationOf(m)), host, run: options.run ?? {},
   };
 }
 

@@ -14,8 +14,10 @@ export interface OpenOptions {
   /** Only these train, unless frozen. */
   readonly train?: readonly string[];
   readonly outputs?: readonly string[];
-  /** Default "train": BatchNormalization nodes exported for training use the statistics of the batch. */
+  /** Default "train": nodes exported for training use the statistics of the batch and drop activations out; evaluation does neither. */
   readonly mode?: ImportOptions["mode"];
+  /** False: Dropout passes its input on in training, too. */
+  readonly dropout?: boolean;
 }
 
 export interface OpenModel {
@@ -41,7 +43,7 @@ async function openAny(path: string, options: OpenOptions): Promise<OpenModel> {
   switch (kind) {
     case ".onnx": return openOnnx(path, options);
     case ".kir": return (await import("./kir.js")).openKir(path);
-    case ".ts": case ".js": case ".mjs": case ".mts": return (await import("./dsl/open.js")).openDsl(path);
+    case ".ts": case ".js": case ".mjs": case ".mts": return (await import("./dsl/open.js")).openDsl(path, options);
     default: throw new CompileError("bad-model", `cannot tell what kind of model "${path}" is`, path, "use a .onnx, .kir, .ts or .js file");
   }
 }
@@ -55,7 +57,9 @@ function openOnnx(path: string, options: OpenOptions): OpenModel {
     path, name, fileBatch: first.batch, notes: first.notes, loaded,
     forward: (batch) => {
       const made = at(batch);
-      return { name, graph: made.graph, outputs: made.outputs, weights: made.weights, updates: made.updates };
+      if (!made.differs) return { name, graph: made.graph, outputs: made.outputs, weights: made.weights };
+      const other = importModel(loaded, { ...options, mode: "eval", batch });
+      return { name, graph: made.graph, outputs: made.outputs, weights: new Map([...other.weights, ...made.weights]), updates: made.updates, evaluation: { graph: other.graph, outputs: other.outputs } };
     },
   };
 }

@@ -55,6 +55,7 @@ const hostFlags: readonly Flag[] = [
 export const FLAGS: readonly Flag[] = [
   { name: "freeze", group: "model", kind: "list", value: "NAME", doc: "leave these weights as they are; * stands for any part of a name" },
   { name: "train", group: "model", kind: "list", value: "NAME", doc: "only these weights train, unless --freeze names them; * stands for any part of a name", defaultDoc: "all" },
+  { name: "dropout", group: "model", kind: "switch", doc: "Dropout leaves activations out in training (off: it passes its input on)", default: true },
   { name: "output", group: "model", kind: "list", value: "NAME", doc: "use these values of the graph as its outputs, and leave out what they do not need" },
   { name: "shape", group: "model", kind: "list", value: "NAME=1,3,32,32", doc: "whole shape of an input whose axes the file leaves open" },
   { name: "batch-axis", group: "model", kind: "list", value: "NAME=AXIS", doc: "axis of an input that carries examples; -1: none", defaultDoc: "the leading one" },

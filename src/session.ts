@@ -119,16 +119,16 @@ export const toBatch = (e: Examples): Batch => asBatch(e);
  * The examples that fill whole batches, where the model mixes a batch's examples and none may be padded; else all of them. Which are left
  * out (fewer than a batch) does not change from epoch to epoch; `Metrics.count` is what was counted.
  */
-function wholeBatches(trainer: Trainer, part: Part, size: number): Part {
-  if (trainer.artifact.mixes === null) return part;
+function wholeBatches(part: Part, size: number, mixes: string | null): Part {
+  if (mixes === null) return part;
   const pool = part.pool ?? Uint32Array.from({ length: part.examples.count }, (_, k) => k);
-  if (pool.length < size) throw new CompileError("bad-data", `${pool.length} examples are less than one batch of ${size}, and the model mixes the examples of a batch`, trainer.artifact.mixes, "use a smaller --batch, more data, or --val 0");
+  if (pool.length < size) throw new CompileError("bad-data", `${pool.length} examples are less than one batch of ${size}, and the model mixes the examples of a batch`, mixes, "use a smaller --batch, more data, or --val 0");
   return { examples: part.examples, pool: pool.subarray(0, pool.length - (pool.length % size)) };
 }
 
 export async function evaluatePart(trainer: Trainer, part: Part): Promise<Metrics> {
   const size = Math.max(...trainer.batches);
-  const { examples, pool } = wholeBatches(trainer, part, size);
+  const { examples, pool } = wholeBatches(part, size, trainer.artifact.evaluationMixes);
   return trainer.evaluate((function* () { for (const e of inOrder(examples, size, pool)) yield toBatch(e); })());
 }
 
@@ -139,7 +139,7 @@ export async function evaluatePart(trainer: Trainer, part: Part): Promise<Metric
  */
 export async function runTraining(run: TrainingRun): Promise<TrainingResult> {
   const { trainer, options, hooks = {} } = run;
-  const train = wholeBatches(trainer, run.train, options.batch);
+  const train = wholeBatches(run.train, options.batch, trainer.artifact.mixes);
   const count = train.pool?.length ?? train.examples.count;
   if (count === 0) throw new CompileError("bad-data", "the data set is empty", "training", "it needs at least one example");
   const perEpoch = Math.ceil(count / options.batch);

@@ -12,6 +12,7 @@ import { requireNoOrphans } from "../kfac/register.js";
 import type { Settings } from "../options.js";
 import { printFused } from "./fused.js";
 import { type Io, requireWritable } from "./io.js";
+import { isKnob } from "../../ir/graph.js";
 import { compileOptions, openFor, registerOptions } from "./setup.js";
 import { layersJson, layerTable, spellExamples, table } from "./table.js";
 
@@ -24,7 +25,7 @@ export async function layersCommand(path: string, s: Settings, io: Io): Promise<
   if (s.on("strict")) requireNoOrphans(registration.orphans);
   const [layers, orphans] = [registration.layers.map(layerInfo), orphanInfo(registration, prepared.optimizer)];
   if (io.json) return io.out(JSON.stringify(layersJson(layers, orphans), undefined, 2));
-  for (const i of graph.inputs) io.out(`input "${i.value.name}" ${i.value.type.dtype}${spellExamples(i.value.type.shape, i.examples, model.fileBatch)}`);
+  for (const i of graph.inputs.filter((g) => !isKnob(g.value))) io.out(`input "${i.value.name}" ${i.value.type.dtype}${spellExamples(i.value.type.shape, i.examples, model.fileBatch)}`);
   for (const o of source.outputs) io.out(`output "${o.name}" ${o.value.type.dtype}${spellExamples(o.value.type.shape, 0, model.fileBatch)}${o.head ? ` (${o.head.kind})` : ""}`);
   io.out(`\n${layerTable(layers, orphans, graph.params.map((p) => p.value))}`);
   for (const n of model.notes) io.note(`note: ${n}`);

@@ -23,11 +23,11 @@ function integers(flag: string, text: string, least: number): number[] {
   throw new CompileError("bad-option", `"${text}" is not a list of whole numbers ≥ ${least}`, `--${flag}`, flag === "batch" ? "e.g. --batch 64 or --batch 64,256" : undefined);
 }
 
-export function openFor(path: string, s: Settings, mode: "train" | "eval" = "train"): Promise<OpenModel> {
+export function openFor(path: string, s: Settings, mode: "train" | "eval" = "train", dropout = s.on("dropout")): Promise<OpenModel> {
   const shapes = Object.fromEntries(s.list("shape").map((t) => pair("shape", t)).map(([name, text]) => [name, integers("shape", text, 1)]));
   const batchAxis = Object.fromEntries(s.list("batch-axis").map((t) => pair("batch-axis", t)).map(([name, text]) => [name, integers("batch-axis", text, -1)[0] as number]));
   return openModel(path, {
-    mode,
+    mode, dropout,
     ...(Object.keys(shapes).length > 0 ? { shapes } : {}), ...(Object.keys(batchAxis).length > 0 ? { batchAxis } : {}),
     ...(s.has("freeze") ? { freeze: s.list("freeze") } : {}), ...(s.has("train") ? { train: s.list("train") } : {}), ...(s.has("output") ? { outputs: s.list("output") } : {}),
   });

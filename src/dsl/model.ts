@@ -15,6 +15,7 @@ import type { ForwardModel } from "../compile.js";
 import { Context, type Head, type Host } from "../import/context.js";
 import type { OnnxAttr } from "../import/model.js";
 import { IMPORT_OPS } from "../import/ops/index.js";
+import { DROPOUT_STREAMS, drawKeys } from "../import/run.js";
 import { MAX_ELEMENTS } from "../import/tensor.js";
 import type { HeadSpec } from "../train/heads.js";
 import type { LossKind, LossSpec } from "../train/loss.js";
@@ -75,29 +76,38 @@ export const isModel = (value: unknown): value is ModelDefinition =>
 /** Where messages point. */
 export const whereIs = (layer: string, model: string): string => `layer "${layer}" of model "${model}"`;
 
+export interface ReplayOptions {
+  /** Default "train": batch statistics and dropout, with an evaluation graph beside them. */
+  readonly mode?: "train" | "eval";
+  /** False: dropout passes its input on in training, too. */
+  readonly dropout?: boolean;
+}
+
 /**
  * The graph for `batch` examples, with first weights.
  *
  * @throws CompileError "bad-model" if the record is of another version; "bad-option" for an impossible batch.
  */
-export function toForward(definition: ModelDefinition, batch: number): DslModel {
-  const { name, steps, outputs } = definition;
+export function toForward(definition: ModelDefinition, batch: number, options: ReplayOptions = {}): DslModel {
+  const { name } = definition;
   if (definition[MODEL] !== VERSION)
     throw new CompileError("bad-model", `it was recorded by another version of kfacc/dsl (${definition[MODEL]}, not ${VERSION})`, `model "${name}"`, "use one version of kfacc for the model file and the command");
   if (!(Number.isSafeInteger(batch) && batch >= 1)) throw new CompileError("bad-option", `a batch of ${batch} examples`, "--batch", "give a positive whole number");
-  const replay = new Replay(name, batch, new Set(steps.flatMap((s) => (s.kind === "op" ? [] : [s.name]))));
-  const values = steps.map((step) => replay.add(step));
-  const results = outputs.map((o) => ({ name: o.name, value: values[o.step] as Value }));
-  const graph = replay.builder.finish(results);
-  const weights = new Map(graph.params.map(({ value: { name: param, type }, source }) => {
+  const { replay, ...train } = replayed(definition, batch, options);
+  const weights = new Map(train.graph.params.map(({ value: { name: param, type }, source }) => {
     const table = replay.tables.get(param);
     return [param, { shape: type.shape, data: table ? Float32Array.from(table.data) : initialValues(param, type.shape, source) }] as const;
   }));
-  return {
-    name, graph, weights,
-    outputs: results.map((r) => ({ ...r, ...headOf(replay.heads.get(r.value)) })),
-    ...lossesOf(definition),
-  };
+  const updates = [...replay.updates].map(([param, value]) => ({ param, value }));
+  const { replay: _, ...evaluation } = replay.differs ? replayed(definition, batch, { mode: "eval" }) : { replay };
+  return { name, ...train, weights, ...(replay.differs ? { updates, evaluation: evaluation as typeof train } : {}), ...lossesOf(definition) };
+}
+
+function replayed({ name, steps, outputs }: ModelDefinition, batch: number, options: ReplayOptions): Pick<DslModel, "graph" | "outputs"> & { readonly replay: Replay } {
+  const replay = new Replay(name, batch, new Set(steps.flatMap((s) => (s.kind === "op" ? [] : [s.name]))), options);
+  const values = steps.map((step) => replay.add(step));
+  const results = outputs.map((o) => ({ name: o.name, value: values[o.step] as Value }));
+  return { replay, graph: replay.builder.finish(results), outputs: results.map((r) => ({ ...r, ...headOf(replay.heads.get(r.value)) })) };
 }
 
 /** `loss` alone where the first output has one by name and nothing else is said. */
@@ -115,15 +125,23 @@ export class Replay {
   readonly heads = new Map<Value, Head>();
   /** Numbers of parameters that are computed, not initialised (how many taps of a pool count at the border). */
   readonly tables = new Map<string, NdArray>();
+  /** What a training step leaves in parameters that are not trained. */
+  readonly updates = new Map<string, Value>();
+  /** Some layer does something else in evaluation. */
+  differs = false;
   readonly #model: string;
   readonly #batch: number;
+  readonly #options: ReplayOptions;
+  #keys: readonly [Value, Value] | undefined;
+  #streams = 0;
   readonly #reserved: ReadonlySet<string>;
   readonly #values: Value[] = [];
   #known = new Map<string, NdArray>();
   #next = 0;
 
   /** @param reserved names of inputs and parameters, which no other value may take */
-  constructor(model: string, batch: number, reserved: ReadonlySet<string> = new Set()) {
+  constructor(model: string, batch: number, reserved: ReadonlySet<string> = new Set(), options: ReplayOptions = {}) {
+    this.#options = options;
     this.builder = new Builder(model);
     this.#model = model;
     this.#batch = batch;
@@ -199,8 +217,25 @@ export class Replay {
     return this.#scalar(known.data[0] as number, known.dtype);
   }
 
-  readonly #host: Host = {
-    opset: OPSET, mode: "train", rebind: undefined, heads: this.heads, emit: this.#emit,
+  #noise(shape: readonly number[]): Value {
+    this.differs = true;
+    this.#keys ??= drawKeys(this.builder);
+    return this.#emit("uniform", this.#keys, { shape: [...shape], stream: DROPOUT_STREAMS + this.#streams++ });
+  }
+
+  /** A parameter that is not trained. */
+  #running(name: string): string | undefined {
+    const value = this.#values[Number(name)];
+    return this.builder.params.find((p) => p.value === value && !p.trainable)?.value.name;
+  }
+
+  // made when the mode is known
+  get #host(): Host {
+    return { ...this.#plainHost, mode: this.#options.mode ?? "train" };
+  }
+
+  readonly #plainHost: Omit<Host, "mode"> = {
+    opset: OPSET, rebind: undefined, heads: this.heads, emit: this.#emit,
     value: (name) => this.#value(name),
     shapeOf: (name) => this.#known.get(name)?.shape ?? this.#value(name).type.shape,
     dtypeOf: (name) => this.#known.get(name)?.dtype ?? this.#value(name).type.dtype,
@@ -216,6 +251,10 @@ export class Replay {
     external: () => { throw new CompileError("internal", "a recorded model has no files"); },
     place: () => undefined,
     setPlace: () => {},
+    running: (name) => this.#running(name),
+    update: (param, value) => this.updates.set(param, value),
+    differs: () => { this.differs = true; },
+    noise: (shape) => ((this.#options.mode ?? "train") === "train" && (this.#options.dropout ?? true) ? this.#noise(shape) : undefined),
   };
 }
 

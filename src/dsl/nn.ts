@@ -6,7 +6,7 @@
 import { size, spellShape } from "../../ir/type.js";
 import { LOSS_ALIASES, LOSSES, type LossSpec } from "../train/loss.js";
 import type { ModelDefinition, StepAttrs } from "./model.js";
-import type { ConvOptions, ConvTransposeOptions, DenseOptions, Loss, Named, NormOptions, OutputOptions, ParamOptions, PoolOptions, WindowOptions } from "./options.js";
+import type { BatchNormOptions, ConvOptions, ConvTransposeOptions, DenseOptions, Loss, Named, NormOptions, OutputOptions, ParamOptions, PoolOptions, WindowOptions } from "./options.js";
 import { type Init, Recorder, type Tensor } from "./record.js";
 import { biasOf, conv, pool, weightOf } from "./windows.js";
 
@@ -114,13 +114,25 @@ export class ModelBuilder {
     return this.#r.op(layer, "Gather", [table, x], { axis: 0 });
   }
 
-  /** (x − mean) / √(variance + ε) · weight + bias per channel (axis 0), with stored, untrained mean 0 and variance 1. */
-  batchNorm(x: Tensor, options: NormOptions = {}): Tensor {
+  /**
+   * (x − mean) / √(variance + ε) · weight + bias per channel (axis 0). Training uses the mean and variance of each batch and keeps running
+   * ones (running · momentum + batch · (1 − momentum), from 0 and 1), which evaluation uses. `frozen`: the stored ones, always.
+   */
+  batchNorm(x: Tensor, options: BatchNormOptions = {}): Tensor {
     const layer = this.#r.layer("batchNorm", options);
     const channels = [this.#r.floats(layer, x).shape[0] ?? 0];
     const stored = (name: string, init: Init, trainable: boolean) => this.param(`${layer}.${name}`, channels, { init, trainable });
     const scale = [stored("weight", "ones", true), stored("bias", "zeros", true), stored("mean", "zeros", false), stored("variance", "ones", false)];
-    return this.#r.op(layer, "BatchNormalization", [x, ...scale], { epsilon: options.epsilon ?? 1e-5 });
+    return this.#r.op(layer, "BatchNormalization", [x, ...scale], {
+      epsilon: options.epsilon ?? 1e-5, momentum: options.momentum ?? 0.9, training_mode: options.frozen === true ? 0 : 1,
+    });
+  }
+
+  /** In training, every number is left out with probability `rate` and the others grow by 1 / (1 − rate); in evaluation, x. */
+  dropout(x: Tensor, rate = 0.5, options: Named = {}): Tensor {
+    const layer = this.#r.layer("dropout", options);
+    if (!(rate >= 0 && rate < 1)) throw this.#r.error(layer, "bad-option", `a rate of ${rate} is not in [0, 1)`);
+    return this.#r.op(layer, "Dropout", [this.#r.floats(layer, x), { number: rate, dtype: "f32" }, { number: 1, dtype: "bool" }]);
   }
 
   /** (x − mean) / √(variance + ε) · weight + bias over the last axis of each example. */

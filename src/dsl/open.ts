@@ -7,7 +7,7 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 import { tsImport } from "tsx/esm/api";
 import { CompileError, ERROR_CODES, type ErrorCode } from "../../ir/error.js";
 import type { LossKind } from "../train/loss.js";
-import { type DslModel, isModel, type ModelDefinition, toForward } from "./model.js";
+import { type DslModel, isModel, type ModelDefinition, type ReplayOptions, toForward } from "./model.js";
 
 const PACKAGE = "kfacc/dsl";
 
@@ -23,12 +23,12 @@ export interface OpenDsl {
 }
 
 /**
- * Runs the file and takes its default export.
+ * Runs the file and takes its default export. The options are those of every graph made from it.
  *
  * @throws CompileError "missing-data" if there is no such file; "syntax" if it cannot be read; "bad-model" if it throws or exports no
  *   model; what `model()` throws. `where` names the file, and the line where it is known.
  */
-export async function openDsl(path: string): Promise<OpenDsl> {
+export async function openDsl(path: string, options: ReplayOptions = {}): Promise<OpenDsl> {
   const file = resolve(path);
   if (!(await stat(file).catch(() => undefined))?.isFile()) throw new CompileError("missing-data", "no such file", `file "${path}"`, "check the path");
   const definition = modelOf(await load(file, path), path);
@@ -37,7 +37,7 @@ export async function openDsl(path: string): Promise<OpenDsl> {
     path, name: definition.name, fileBatch: undefined, notes: [],
     ...(definition.loss === undefined ? {} : { loss: definition.loss }),
     forward(batch) {
-      const known = made.get(batch) ?? toForward(definition, batch);
+      const known = made.get(batch) ?? toForward(definition, batch, options);
       made.set(batch, known);
       return known;
     },

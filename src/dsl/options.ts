@@ -45,6 +45,12 @@ export interface NormOptions extends Named {
   /** Added to the variance; default 1e-5. */
   readonly epsilon?: number;
 }
+export interface BatchNormOptions extends NormOptions {
+  /** Share of the running statistics that a step keeps; default 0.9. */
+  readonly momentum?: number;
+  /** Always the stored statistics, never the batch's; default false. */
+  readonly frozen?: boolean;
+}
 export interface ParamOptions {
   /** Default "glorot". */
   readonly init?: Init;

@@ -21,7 +21,7 @@ export type Init = "he" | "glorot" | "zeros" | "ones" | readonly number[];
 const BATCH = 2;
 
 /** Of any layer. */
-const OPTION_NAMES: ReadonlySet<string> = new Set(["name", "bias", "init", "stride", "pad", "dilation", "groups", "outputPad", "countPad", "epsilon"]);
+const OPTION_NAMES: ReadonlySet<string> = new Set(["name", "bias", "init", "stride", "pad", "dilation", "groups", "outputPad", "countPad", "epsilon", "momentum", "frozen"]);
 
 export class Recorder {
   readonly #model: string;

@@ -47,6 +47,10 @@ export interface Host {
   /** What a training step leaves in a stored tensor. */
   readonly update?: (param: string, value: Value) => void;
   readonly setPlace: (name: string, place: Place) => void;
+  /** This node does something else in evaluation than in training. */
+  readonly differs?: () => void;
+  /** Numbers in (0, 1) that every training step draws anew; undefined where nothing may be drawn. */
+  readonly noise?: (shape: readonly number[]) => Value | undefined;
 }
 
 /** A result: a value of the graph, or numbers known at import. */
@@ -74,6 +78,11 @@ export class Context {
   /** The stored tensor of input i, a running statistic that a training step updates; undefined: it is not stored, or frozen. */
   running(i: number): string | undefined {
     return this.has(i) ? this.host.running?.(this.#name(i)) : undefined;
+  }
+
+  /** Numbers in (0, 1), drawn anew in every training step; undefined: this is no training, or nothing is to be drawn. */
+  noise(shape: readonly number[]): Value | undefined {
+    return this.host.noise?.(shape);
   }
 
   /** Whether output k is read by anything. */

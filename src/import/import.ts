@@ -12,6 +12,8 @@ import { decodeTensor } from "./tensor.js";
 export interface ImportOptions extends InputOptions {
   /** Train: BatchNormalization nodes exported for training use the statistics of the batch. */
   readonly mode: "train" | "eval";
+  /** False: Dropout nodes pass their input on in training, too. Default true. */
+  readonly dropout?: boolean | undefined;
   /** Weights that stay as they are: ONNX names, "*" for any part of one. */
   readonly freeze?: readonly string[] | undefined;
   /** Values to compute, instead of the model's outputs; nodes that none of them needs are left out. */
@@ -41,6 +43,8 @@ export interface Imported {
   readonly weights: ReadonlyMap<string, Weight>;
   /** Examples per step; undefined: the file leaves it open and none was asked for (the graph then has 2). */
   readonly batch: number | undefined;
+  /** Some node does something else in evaluation: imported again in that mode, the model is another graph over the same parameters. */
+  readonly differs: boolean;
   readonly notes: readonly string[];
   readonly loaded: Loaded;
 }
@@ -63,7 +67,7 @@ export function importModel(loaded: Loaded, options: ImportOptions): Imported {
   const roles = new Roles({ ...graph, nodes });
   const frozen = matcher(options.freeze ?? []);
   const at = (batch: number, shapes?: ReadonlyMap<string, readonly number[]>): Run =>
-    new Run(loaded, roles, binding, batch, { mode: options.mode, frozen, nodes, outputs, values }, shapes).run();
+    new Run(loaded, roles, binding, batch, { mode: options.mode, frozen, nodes, outputs, values, dropout: options.dropout ?? true }, shapes).run();
   const run = binding.batch === binding.fileBatch ? at(binding.batch) : at(binding.batch, at(binding.fileBatch).shapes);
   const made = run.finish();
   const weights = new Map([...run.params].map(([name, data]) => [name, decoded(loaded, data)]));
@@ -72,6 +76,7 @@ export function importModel(loaded: Loaded, options: ImportOptions): Imported {
     outputs: made.results.map((r) => ({ ...r, ...headOf(run, r.value) })),
     updates: [...run.updates].map(([param, value]) => ({ param, value })),
     weights,
+    differs: run.differs,
     batch: binding.bound ? binding.batch : undefined,
     notes: [...run.notes, ...inputNotes(loaded, inputs, values)],
     loaded,

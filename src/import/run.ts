@@ -34,7 +34,15 @@ export interface RunOptions {
   readonly outputs: readonly string[];
   /** Inputs that are known numbers. */
   readonly values?: ReadonlyMap<string, NdArray>;
+  /** Whether Dropout nodes draw in training. */
+  readonly dropout: boolean;
 }
+
+/** Streams of random numbers below this are the losses' own. */
+export const DROPOUT_STREAMS = 1024;
+
+/** What every draw of a step is keyed by: knobs of the program, not inputs of the model. */
+export const drawKeys = (b: Builder): readonly [Value, Value] => [b.input("run.seed", { dtype: "u32", shape: [] }), b.input("run.step", { dtype: "u32", shape: [] })];
 
 export class Run {
   readonly builder: Builder;
@@ -43,6 +51,10 @@ export class Run {
   readonly notes = new Set<string>();
   /** What a training step leaves in parameters that are not trained, by name. */
   readonly updates = new Map<string, Value>();
+  /** Some node does something else in evaluation than in training. */
+  differs = false;
+  #keys: readonly [Value, Value] | undefined;
+  #streams = 0;
   readonly #operands = new Map<string, Operand>();
   readonly #shapes = new Map<string, readonly number[]>();
   readonly #places = new Map<string, Place>();
@@ -104,9 +116,10 @@ export class Run {
         computed && computed !== "" ? `cut the model before it with --output "${computed}"` : "nothing is computed before it that the model could be cut at");
     }
     if ((op === "Constant" || op === "ConstantOfShape") && this.#keptWeight(node)) return;
-    const given = node.inputs.filter((name) => name !== "");
+    // of its second input CastLike reads the type only
+    const given = (op === "CastLike" ? node.inputs.slice(0, 1) : node.inputs).filter((name) => name !== "");
     const folds = given.every((name) => this.#operand(name).kind === "known");
-    const context = this.loaded.opset < MODERN_OPSET ? new LegacyContext(node, this.#host(folds)) : new Context(node, this.#host(folds));
+    const context = (node.opset ?? this.loaded.opset) < MODERN_OPSET ? new LegacyContext(node, this.#host(folds)) : new Context(node, this.#host(folds));
     const made = importOp(context);
     const results: readonly Result[] = Array.isArray(made) ? made : [made as Result];
     results.forEach((result, k) => {
@@ -265,7 +278,15 @@ export class Run {
       running: (name) => this.#running(name),
       update: (param, value) => this.updates.set(param, value),
       setPlace: (name, place) => this.#places.set(name, place),
+      differs: () => { this.differs = true; },
+      noise: (shape) => (this.options.mode === "train" && this.options.dropout ? this.#noise(shape) : undefined),
     };
+  }
+
+  #noise(shape: readonly number[]): Value {
+    this.differs = true;
+    this.#keys ??= drawKeys(this.builder);
+    return this.#emit("uniform", this.#keys, { shape: [...shape], stream: DROPOUT_STREAMS + this.#streams++ });
   }
 
   /** Errors of single ops point at their node; while rebinding, a mismatch is the batch's fault: the file's own passed. */

@@ -21,9 +21,16 @@ export interface StepModel {
   readonly weightDecayMode: WeightDecayMode;
   /** What a training step leaves in parameters that are not trained (running statistics of batch normalisation). */
   readonly updates?: readonly { readonly param: Value; readonly value: Value }[];
+  /** The forward pass of evaluation and prediction, where it is another one: the same parameters, no dropout, running statistics. */
+  readonly evaluation?: EvaluationModel;
   /** Where the examples of the graph's values are, where that is known better than the graph tells (one example fits many axes). */
   readonly marks?: ReadonlyMap<Value, Mark>;
 }
+
+export type EvaluationModel = Pick<StepModel, "graph" | "heads">;
+
+/** What evaluation and prediction are made from. */
+export const evaluationOf = (m: StepModel): EvaluationModel => m.evaluation ?? m;
 
 export const examplesOf = (m: StepModel): number => m.heads[0]?.loss.z.type.shape[0] as number;
 

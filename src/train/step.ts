@@ -23,7 +23,7 @@ import { buildBack } from "./back.js";
 import { buildFront, type FrontForm } from "./front.js";
 import { headLosses, targetInputs } from "./heads.js";
 import { correct, labelled } from "./loss.js";
-import { diagonalParams, diagonalSlot, finish, layersOf, layerSlot, prune, type StepModel } from "./step-model.js";
+import { diagonalParams, diagonalSlot, evaluationOf, finish, layersOf, layerSlot, prune, type StepModel } from "./step-model.js";
 import { Knobs } from "./update.js";
 
 /** F + (S/count − F)·blend. */
@@ -158,7 +158,8 @@ export function stepGraph(m: StepModel, masked: boolean): Graph {
  * Weighted sums over one batch: the loss, each head's own loss where there are several, and correct predictions of the first head that
  * has classes next to what they are divided by; and the loss of each example.
  */
-export function evaluateGraph(m: StepModel): Graph {
+export function evaluateGraph(model: StepModel): Graph {
+  const m = evaluationOf(model);
   const b = Builder.from(m.graph);
   const targets = targetInputs(b, m.heads);
   const { each, total: losses } = headLosses(b, m.heads, targets);
@@ -175,5 +176,5 @@ export function evaluateGraph(m: StepModel): Graph {
 
 /** The model's own outputs. */
 export function predictGraph(m: StepModel, outputs: readonly GraphResult[]): Graph {
-  return prune({ ...m.graph, results: outputs.map((o) => ({ name: `out/${o.name}`, value: o.value })) });
+  return prune({ ...evaluationOf(m).graph, results: outputs.map((o) => ({ name: `out/${o.name}`, value: o.value })) });
 }

@@ -16,7 +16,9 @@ export class Knobs {
   get(name: string): Value {
     const known = this.#made.get(name);
     if (known) return known;
-    const made = this.#b.input(`run.${name}`, { dtype: name === "seed" || name === "step" ? "u32" : "f32", shape: [] });
+    // a model with dropout has asked for the seed and the step itself
+    const own = this.#b.inputs.find((i) => i.value.name === `run.${name}`)?.value;
+    const made = own ?? this.#b.input(`run.${name}`, { dtype: name === "seed" || name === "step" ? "u32" : "f32", shape: [] });
     this.#made.set(name, made);
     return made;
   }

@@ -65,7 +65,7 @@ describe("shapes", () => {
     ["sum over the last axes, kept", (m) => m.sum(image(m), [-1, -2], true), [4, 1, 1]],
     ["max over everything", (m) => m.reshape(m.max(image(m)), [1]), [1]],
     ["softmax", (m) => m.softmax(m.input("x", [5])), [5]],
-    ["batchNorm", (m) => m.batchNorm(image(m)), [4, 9, 8]],
+    ["batchNorm", (m) => m.batchNorm(image(m), { frozen: true }), [4, 9, 8]],
     ["layerNorm", (m) => m.layerNorm(image(m)), [4, 9, 8]],
     ["embedding", (m) => m.embedding(m.input("x", [6], { dtype: "i32" }), 20, 3), [6, 3]],
   ];
@@ -151,7 +151,7 @@ describe("derivatives", () => {
       const x = m.input("x", [2, 7, 6]);
       let h = m.tanh(m.conv2d(x, 3, 3, { pad: "same", stride: 2 }));
       h = m.add(h, m.conv2d(h, 3, 3, { pad: 1, groups: 3, bias: false }));
-      h = m.swish(m.batchNorm(m.avgPool(h, 2, { stride: 1, pad: [0, 0, 1, 1] })));
+      h = m.swish(m.batchNorm(m.avgPool(h, 2, { stride: 1, pad: [0, 0, 1, 1] }), { frozen: true }));
       const gate = m.sigmoid(m.dense(m.globalAvgPool(h), 3));
       h = m.mul(h, m.reshape(gate, [3, 1, 1]));
       return m.output("y", m.logSoftmax(m.dense(m.flatten(h), 4)));

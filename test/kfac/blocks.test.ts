@@ -83,7 +83,7 @@ describe("A ⊗ G is the exact block of one example with one position", () => {
 describe("the block of a scale is exact", () => {
   const conv = (m: Parameters<Parameters<typeof net>[0]>[0]) => m.conv2d(m.input("x", [2, 4, 4]), 3, 3, { name: "c" });
   const cases: readonly (readonly [string, Forward])[] = [
-    ["batch norm, frozen, several positions", net((m) => m.dense(m.flatten(m.tanh(m.batchNorm(conv(m), { name: "n" }))), 3))],
+    ["batch norm, frozen, several positions", net((m) => m.dense(m.flatten(m.tanh(m.batchNorm(conv(m), { name: "n", frozen: true }))), 3))],
     ["layer norm over a sequence", net((m) => m.tanh(m.layerNorm(m.dense(m.input("x", [3, 4]), 5), { name: "n" })))],
     ["a gain without a shift", net((m) => m.dense(m.flatten(m.tanh(m.mul(m.tanh(m.input("x", [3, 4])), m.param("n", [4])))), 3))],
     ["one number for all", net((m) => m.dense(m.tanh(m.mul(m.tanh(m.input("x", [4])), m.param("n", []))), 3))],

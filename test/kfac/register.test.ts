@@ -168,7 +168,7 @@ describe("one weight at several sites", () => {
 
 describe("scales and shifts of a normalisation", () => {
   it("Batch, frozen: a block of scale and shift per channel", () => {
-    expect(tableOf(net((m) => m.tanh(m.batchNorm(m.tanh(m.input("x", [3, 4, 4])), { name: "n" }))))).toEqual(["n.weight norm 1→1×3 +n.bias T16 block"]);
+    expect(tableOf(net((m) => m.tanh(m.batchNorm(m.tanh(m.input("x", [3, 4, 4])), { name: "n", frozen: true }))))).toEqual(["n.weight norm 1→1×3 +n.bias T16 block"]);
   });
 
   it("Layer, RMS, a gain alone, a single number", () => {

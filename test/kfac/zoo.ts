@@ -62,7 +62,7 @@ export const KINDS: readonly Kind[] = [
   ["diagonal sides", net((m) => m.dense(m.flatten(m.tanh(m.conv2d(m.input("x", [4, 4, 4]), 4, 3, { groups: 2 }))), 3)), { maxFactor: 1 }],
   ["diagonal sides, reduced", net((m) => m.tanh(m.mean(m.dense(m.input("x", [5, 4]), 3), 0))), { maxFactor: 1 }],
   ["embedding and scales of a layer norm", net((m) => m.tanh(m.layerNorm(m.embedding(m.input("x", [3], { dtype: "i32" }), V, 4)))), {}],
-  ["scales of a frozen batch norm", net((m) => m.tanh(m.batchNorm(m.conv2d(m.input("x", [2, 4, 4]), 3, 3)))), {}],
+  ["scales of a frozen batch norm", net((m) => m.tanh(m.batchNorm(m.conv2d(m.input("x", [2, 4, 4]), 3, 3), { frozen: true }))), {}],
   ["a gain of one number", net((m) => m.tanh(m.mul(m.dense(m.input("x", [3, 4]), 3), m.param("g", [])))), {}],
   ["tied embedding", tied(3, 4), {}],
   ["fused projection", fused, {}],

@@ -67,13 +67,6 @@ function cast(c: Context): Value {
   return castTo(c, c.x(0), irType(stored));
 }
 
-/** Its input: dropout scales while training, so that nothing is to be done in evaluation. */
-function dropout(c: Context): Value {
-  if (c.wants(1)) throw c.refuse("the mask is not computed");
-  if (c.host.mode === "train") c.host.note(`${c.where}: Dropout passes its input on; it is not applied in training`);
-  return c.x(0);
-}
-
 export const constantOps: Readonly<Record<string, ImportOp>> = {
   Constant: constant,
   ConstantOfShape: filled,
@@ -83,7 +76,6 @@ export const constantOps: Readonly<Record<string, ImportOp>> = {
   Cast: cast,
   CastLike: (c) => castTo(c, c.x(0), c.dtype(1)),
   Identity: (c) => c.x(0),
-  Dropout: dropout,
 };
 
 /** A float tensor that a node's attributes spell; its numbers are made when they are read. */

@@ -1,16 +1,27 @@
 /** Every ONNX op that kfacc reads, by name; ops of other domains as "domain.Op". To add one: a row here or in a topic file, and a test. */
 import type { ImportOp } from "../context.js";
 import { activationOps } from "./activation.js";
+import { attentionOps } from "./attention.js";
 import { constantOps } from "./constant.js";
 import { convOps } from "./conv.js";
+import { dropoutOps } from "./dropout.js";
+import { gatherOps } from "./gather.js";
+import { gridOps } from "./grid.js";
 import { linearOps } from "./linear.js";
+import { linearAttentionOps } from "./linear-attention.js";
 import { mathOps } from "./math.js";
 import { normOps } from "./norm.js";
+import { padOps } from "./pad.js";
 import { poolOps } from "./pool.js";
 import { reduceOps } from "./reduce.js";
+import { resizeOps } from "./resize.js";
+import { rotaryOps } from "./rotary.js";
+import { scatterOps } from "./scatter.js";
 import { selectOps } from "./select.js";
 import { shapeOps } from "./shape.js";
 
 export const IMPORT_OPS: ReadonlyMap<string, ImportOp> = new Map(Object.entries({
-  ...mathOps, ...activationOps, ...linearOps, ...convOps, ...poolOps, ...normOps, ...reduceOps, ...shapeOps, ...selectOps, ...constantOps,
+  ...mathOps, ...activationOps, ...linearOps, ...convOps, ...poolOps, ...normOps, ...reduceOps, ...shapeOps, ...selectOps, ...constantOps, ...dropoutOps,
+  ...attentionOps, ...rotaryOps, ...linearAttentionOps,
+  ...gatherOps, ...scatterOps, ...padOps, ...resizeOps, ...gridOps,
 }));

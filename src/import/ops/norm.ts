@@ -23,7 +23,7 @@ function batchNorm(c: Context): readonly Result[] {
   if (wantsBatch(c) && c.host.mode === "train") {
     const axes = x.type.shape.flatMap((_, axis) => (axis === 1 ? [] : [axis]));
     const s = standardize(c, x, axes, epsilon);
-    c.host.note(`${c.where}: BatchNormalization uses the statistics of each batch, also to evaluate and to predict`);
+    c.host.differs?.();
     const momentum = c.float("momentum", 0.9);
     const running = (k: number, i: number, now: Value): Result => {
       const stored = c.running(i);
