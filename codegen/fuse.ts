@@ -95,6 +95,25 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
       raise(group, last.get(g) as number);
     }
   };
+  /** Values that some groups computed for themselves have become another group's: now those wait for it. */
+  const relink = (values: readonly Value[]): void => {
+    const affected = new Set<Group>();
+    const seen = new Set<Value>();
+    const open = [...values];
+    for (let v = open.pop(); v; v = open.pop()) {
+      if (seen.has(v)) continue;
+      seen.add(v);
+      leafCache.delete(v);
+      for (const n of readers.get(v) ?? [])
+        for (const r of n.results) {
+          const g = groupOf.get(r);
+          if (g) affected.add(g);
+          else open.push(r);
+        }
+    }
+    for (const g of affected) readCache.delete(g);
+    affected.forEach(link);
+  };
   /** Does `value` (computed inline or stored) wait for `group`? */
   const waitsFor = (value: Value, group: Group): boolean => {
     const start = place.get(group.root) as number;
@@ -155,10 +174,7 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
     raise(group, Math.max(...taken.map((n) => place.get(n) as number)));
     if (taken.length === 1) link(group);
     else {
-      // others may have computed these values for themselves: now they wait for this group
-      leafCache.clear();
-      readCache.clear();
-      groups.forEach(link);
+      relink(taken.map(only));
     }
     return true;
   };
