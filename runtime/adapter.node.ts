@@ -15,6 +15,7 @@ import {
   openFrom,
   usefulFeatures,
 } from "./device.js";
+import { setMemory } from "./memory.js";
 import { findSwiftShader } from "./swiftshader.node.js";
 
 export type { AdapterKind, OpenDevice } from "./device.js";
@@ -154,11 +155,19 @@ const attempt = async <T extends object>(kind: AdapterKind, use: (found: Found) 
 const open = async (found: Found, kind: AdapterKind | "null", notes: readonly string[]): Promise<OpenDevice> => {
   inUse.add(found.gpu);
   try {
-    return await openFrom(found.adapter, kind, notes, () => inUse.delete(found.gpu));
+    const opened = await openFrom(found.adapter, kind, notes, () => inUse.delete(found.gpu));
+    if (kind === "llvmpipe" || kind === "swiftshader") setMemory(opened.device, freeMemory());
+    return opened;
   } catch (reason) {
     inUse.delete(found.gpu);
     throw reason;
   }
+};
+
+/** Of this process: what is free on the machine, or under the limit that it was started with. */
+const freeMemory = (): number => {
+  const limit = process.constrainedMemory();
+  return Math.min(os.freemem(), limit ? Math.max(0, limit - process.memoryUsage.rss()) : Number.POSITIVE_INFINITY);
 };
 
 const request = async (flags: string[], options: GPURequestAdapterOptions): Promise<Found | undefined> => {

@@ -1,4 +1,5 @@
 /** A plan on a device: pipelines and bind groups made once, entries encoded into one pass, buffers written and read back. */
+import { requireRoom } from "./memory.js";
 import { type Plan, type PlanBuffer, type PlanEntry, type PlanKernel, RUN_BYTES, RUN_FIELDS, RuntimeFault } from "./artifact.js";
 
 export type HostArray = Float32Array | Int32Array | Uint32Array;
@@ -34,6 +35,7 @@ export class Program {
    * @throws RuntimeFault "out-of-memory" if the buffers do not fit; "internal" if a kernel does not compile.
    */
   static async create(device: GPUDevice, plan: Plan, sources: readonly string[], options: { readonly lazy?: boolean } = {}): Promise<Program> {
+    requireRoom(device, plan);
     const usage = GPU_STORAGE | GPU_COPY_SRC | GPU_COPY_DST;
     device.pushErrorScope("out-of-memory");
     device.pushErrorScope("validation");

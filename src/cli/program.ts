@@ -74,7 +74,7 @@ export async function openData(a: Signature, s: Settings, io: Io, options: { rea
 export async function withTrainer<T>(data: ModuleData, io: Io, options: TrainerOptions, use: (trainer: Trainer) => Promise<T>): Promise<T> {
   const open = await openDevice();
   try {
-    io.note(`device: ${open.name} (${open.kind})`);
+    io.note(`device: ${open.name} (${open.kind}); memory of the program: ${(data.artifact.plan.buffers.reduce((n, b) => n + b.bytes, 0) / 1e6).toFixed(1)} MB`);
     const trainer = await Trainer.create(open.device, data.artifact, data.sources, data.weights, { ...options, adapter: open.name });
     try {
       return await use(trainer);
