@@ -53,7 +53,7 @@ export interface Buffer {
 export type ScalarOp = Extract<
   OpName,
   | "neg" | "abs" | "sign" | "exp" | "log" | "sqrt" | "reciprocal" | "tanh" | "sigmoid" | "relu" | "softplus" | "erf" | "sin" | "cos"
-  | "floor" | "ceil" | "round" | "not" | "detach" | "add" | "sub" | "mul" | "div" | "max" | "min" | "pow"
+  | "atan" | "expm1" | "log1p" | "bits" | "from_bits" | "floor" | "ceil" | "round" | "not" | "detach" | "add" | "sub" | "mul" | "div" | "max" | "min" | "pow"
   | "lt" | "le" | "gt" | "ge" | "eq" | "ne" | "and" | "or" | "select"
 >;
 export type ScalarType = "f32" | "i32" | "u32" | "bool";

@@ -95,6 +95,36 @@ fn ${name}(x: ${T}) -> ${T} {
   let large = sign(x) * (1.0f - t * exp(p - z));
   return select(large, small, a < ${T}(0.5f));
 }`,
+  // a polynomial below tan(π/8), the two upper ranges folded onto it; WGSL grants its own 4096 ulp
+  atan: (T: string, name: string) => `fn ${name}(x: ${T}) -> ${T} {
+  let a = abs(x);
+  let middle = a > ${T}(0.41421356237f);
+  let high = a > ${T}(2.4142135624f);
+  let t = select(select(a, (a - 1.0f) / (a + 1.0f), middle), -1.0f / a, high);
+  let z = t * t;
+  let p = t + t * z * (-0.33332949f + z * (0.1997771f + z * (-0.13877679f + z * 0.08053722f)));
+  let y = select(select(p, p + 0.78539816340f, middle), p + 1.5707963268f, high);
+  return select(select(y, -y, x < ${T}(0.0f)), x, ${isNan(T, "x")});
+}`,
+  // Taylor near 0; `far` is e^x - 1 as it stands
+  expm1: (T: string, name: string) => `fn ${name}(x: ${T}, far: ${T}) -> ${T} {
+  let near = x + x * x * (0.5f + x * (0.16666666667f + x * (4.1666666667e-2f + x * (8.3333333333e-3f + x * (1.3888888889e-3f + x * (1.9841269841e-4f + x * 2.4801587302e-5f))))));
+  return select(far, near, abs(x) < ${T}(0.5f));
+}`,
+  // 2·artanh(x / (2 + x)) while 1 + x is within a factor 2 of 1; `far` is log(1 + x) as it stands
+  log1p: (T: string, name: string) => `fn ${name}(x: ${T}, far: ${T}) -> ${T} {
+  let s = x / (2.0f + x);
+  let z = s * s;
+  let near = 2.0f * s * (1.0f + z * (0.33333333333f + z * (0.2f + z * (0.14285714286f + z * (0.11111111111f + z * (0.090909090909f + z * 0.076923076923f))))));
+  return select(far, near, (x > ${T}(-0.5f)) & (x < ${T}(1.0f)));
+}`,
+  // functions, so that no compiler sees the bits of a constant NaN and refuses them
+  bits: (T: string, name: string) => `fn ${name}(x: ${T}) -> ${bitsOf(T, "i")} {
+  return bitcast<${bitsOf(T, "i")}>(x);
+}`,
+  from_bits: (T: string, name: string) => `fn ${name}(x: ${bitsOf(T, "i")}) -> ${T} {
+  return bitcast<${T}>(x);
+}`,
   sin: (T: string, name: string) => trig(T, name, 0),
   cos: (T: string, name: string) => trig(T, name, 1),
   // pow of a negative base is defined for whole exponents only
@@ -126,7 +156,9 @@ export const SPELL: Record<ScalarOp, Spell> = {
   abs: call("abs"), sign: call("sign"), exp: helped("exp"), log: helped("log"), sqrt: call("sqrt"),
   reciprocal: ([a], c) => `(${c.splat(1)} / ${a})`,
   tanh: helped("tanh"), softplus: helped("softplus"), erf: helped("erf"), sin: helped("sin"),
-  cos: helped("cos"),
+  cos: helped("cos"), atan: helped("atan"), bits: helped("bits"), from_bits: helped("from_bits"),
+  expm1: ([a], c) => `${c.helper("expm1")}(${a}, ${c.helper("exp")}(${a}) - ${c.splat(1)})`,
+  log1p: ([a], c) => `${c.helper("log1p")}(${a}, ${c.helper("log")}(${c.splat(1)} + ${a}))`,
   sigmoid: ([a], c) => `(${c.splat(1)} / (${c.splat(1)} + ${c.helper("exp")}(-${a})))`,
   relu: helped("relu"),
   floor: call("floor"), ceil: call("ceil"), round: call("round"),

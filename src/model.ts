@@ -1,10 +1,13 @@
 /** Opens a model of any kind (.onnx, .kir, .ts/.js DSL file) as something that can be made for any batch size. */
 import { extname } from "node:path";
 import { CompileError } from "../ir/error.js";
+import { type NdArray, ndarray } from "../ir/ndarray.js";
+import { size } from "../ir/type.js";
 import type { ForwardModel } from "./compile.js";
 import { type Imported, importModel, type ImportOptions } from "./import/import.js";
 import { loadModel } from "./import/onnx.js";
-import type { Loaded } from "./import/model.js";
+import { type Loaded, onnxType } from "./import/model.js";
+import { irType } from "./import/tensor.js";
 
 export interface OpenOptions {
   readonly shapes?: NonNullable<ImportOptions["shapes"]>;
@@ -14,6 +17,8 @@ export interface OpenOptions {
   /** Only these train, unless frozen. */
   readonly train?: readonly string[];
   readonly outputs?: readonly string[];
+  /** Inputs of a .onnx file that are these numbers, whatever is computed. */
+  readonly values?: Readonly<Record<string, readonly number[]>>;
   /** Default "train": nodes exported for training use the statistics of the batch and drop activations out; evaluation does neither. */
   readonly mode?: ImportOptions["mode"];
   /** False: Dropout passes its input on in training, too. */
@@ -50,7 +55,9 @@ async function openAny(path: string, options: OpenOptions): Promise<OpenModel> {
 
 function openOnnx(path: string, options: OpenOptions): OpenModel {
   const loaded = loadModel(path);
-  const at = (batch: number | undefined): Imported => importModel(loaded, { mode: "train", ...options, ...(batch === undefined ? {} : { batch }) });
+  const values = Object.fromEntries(Object.entries(options.values ?? {}).map(([input, numbers]) => [input, inputValue(loaded, input, numbers)]));
+  const given = { ...options, values };
+  const at = (batch: number | undefined): Imported => importModel(loaded, { mode: "train", ...given, ...(batch === undefined ? {} : { batch }) });
   const first = at(undefined);
   const name = path.replace(/^.*[/\\]/, "").replace(/\.onnx$/i, "");
   return {
@@ -58,10 +65,20 @@ function openOnnx(path: string, options: OpenOptions): OpenModel {
     forward: (batch) => {
       const made = at(batch);
       if (!made.differs) return { name, graph: made.graph, outputs: made.outputs, weights: made.weights };
-      const other = importModel(loaded, { ...options, mode: "eval", batch });
+      const other = importModel(loaded, { ...given, mode: "eval", batch });
       return { name, graph: made.graph, outputs: made.outputs, weights: new Map([...other.weights, ...made.weights]), updates: made.updates, evaluation: { graph: other.graph, outputs: other.outputs } };
     },
   };
+}
+
+/** Numbers in the shape and type that the file declares for an input. */
+function inputValue(loaded: Loaded, name: string, numbers: readonly number[]): NdArray {
+  const declared = loaded.graph.inputs.find((v) => v.name === name);
+  const stored = declared && onnxType(declared.type);
+  const dtype = stored === undefined || stored === "string" ? "f32" : irType(stored);
+  const shape = declared?.dims?.every((d) => typeof d === "number") ? (declared.dims as number[]) : [numbers.length];
+  if (size(shape) !== numbers.length) throw new CompileError("bad-option", `${numbers.length} numbers for input "${name}" of [${shape}]`, "--value");
+  return ndarray(dtype, shape, numbers);
 }
 
 /** The model in which only the parameters asked for are trainable. */

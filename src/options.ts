@@ -58,6 +58,7 @@ export const FLAGS: readonly Flag[] = [
   { name: "dropout", group: "model", kind: "switch", doc: "Dropout leaves activations out in training (off: it passes its input on)", default: true },
   { name: "output", group: "model", kind: "list", value: "NAME", doc: "use these values of the graph as its outputs, and leave out what they do not need" },
   { name: "shape", group: "model", kind: "list", value: "NAME=1,3,32,32", doc: "whole shape of an input whose axes the file leaves open" },
+  { name: "value", group: "model", kind: "list", value: "NAME=NUMBERS", doc: "an input is these numbers, whatever is computed: a flag, a shape, a list of axes" },
   { name: "batch-axis", group: "model", kind: "list", value: "NAME=AXIS", doc: "axis of an input that carries examples; -1: none", defaultDoc: "the leading one" },
 
   { name: "loss", group: "compile", kind: "list", value: `[OUTPUT=]${[...new Set([...LOSSES, ...Object.keys(LOSS_ALIASES)])].join("|")}`, doc: "loss on an output, else on the first; mse is the mean over outputs, half-sse half their sum", defaultDoc: "what the model file names, or a softmax or sigmoid at the end implies" },

@@ -40,19 +40,19 @@ const SIGNED: readonly DType[] = ["f32", "f16", "i32"];
 const ANY: readonly DType[] = DTYPES;
 
 function unary(
-  name: (typeof UNARY)[number], doc: string, dtypes: readonly DType[], f: (x: number) => number, vjp: Vjp,
+  name: (typeof UNARY)[number], doc: string, dtypes: readonly DType[], f: (x: number) => number, vjp: Vjp, result?: DType,
 ): OpDef {
   return {
     name, doc, arity: 1, attrs: {}, elementwise: true, vjp,
     infer(inputs) {
       const x = inputs[0] as Type;
       if (!dtypes.includes(x.dtype)) throw mismatch(name, inputs, `takes ${dtypes.join(" or ")}`);
-      return [x];
+      return [result ? { dtype: result, shape: x.shape } : x];
     },
     evaluate([x], _attrs, [t]) {
       const out = empty(t as Type);
       const from = (x as NdArray).data;
-      const wrap = WRAP[(x as NdArray).dtype] ?? ((v: number) => v);
+      const wrap = WRAP[(t as Type).dtype] ?? ((v: number) => v);
       for (let k = 0; k < from.length; k++) out.data[k] = wrap(f(from[k] as number));
       return [out];
     },
@@ -60,6 +60,17 @@ function unary(
 }
 
 const zero: Vjp = () => [undefined];
+
+const word = new DataView(new ArrayBuffer(4));
+/** The 32 bits of the float32 nearest to x, as a signed integer; and back. */
+function bitsOf(x: number): number {
+  word.setFloat32(0, x);
+  return word.getInt32(0);
+}
+function fromBits(bits: number): number {
+  word.setInt32(0, bits);
+  return word.getFloat32(0);
+}
 
 /** Derivatives are written from the output where that frees the input (tanh, sigmoid, relu, exp, sqrt). */
 export const unaryOps: Record<(typeof UNARY)[number], OpDef> = {
@@ -92,11 +103,19 @@ export const unaryOps: Record<(typeof UNARY)[number], OpDef> = {
   cos: unary("cos", "cosine of radians", FLOAT, Math.cos, ({ inputs: [x], ct, emit }) => [
     emit("neg", [emit("mul", [ct, emit("sin", [x as Value])])]),
   ]),
+  atan: unary("atan", "inverse tangent, in (-π/2, π/2)", FLOAT, Math.atan, ({ inputs: [x], ct, emit }) => [
+    emit("div", [ct, emit("add", [emit("mul", [x as Value, x as Value]), like(emit, 1, x as Value)])]),
+  ]),
+  // these two keep the relative accuracy near 0 that e^x - 1 and log(1 + x) lose in float32
+  expm1: unary("expm1", "e^x - 1", FLOAT, Math.expm1, ({ output, ct, emit }) => [emit("mul", [ct, emit("add", [output, like(emit, 1, output)])])]),
+  log1p: unary("log1p", "log(1 + x)", FLOAT, Math.log1p, ({ inputs: [x], ct, emit }) => [emit("div", [ct, emit("add", [x as Value, like(emit, 1, x as Value)])])]),
   floor: unary("floor", "largest integer ≤ x", FLOAT, Math.floor, zero),
   ceil: unary("ceil", "smallest integer ≥ x", FLOAT, Math.ceil, zero),
   round: unary("round", "nearest integer, half to even", FLOAT, roundEven, zero),
   not: unary("not", "logical not", ["bool"], (x) => (x === 0 ? 1 : 0), zero),
   detach: unary("detach", "x, with derivative zero", ANY, (x) => x, zero),
+  bits: unary("bits", "the 32 bits of x, as a signed integer", ["f32"], bitsOf, zero, "i32"),
+  from_bits: unary("from_bits", "the float of which x is the 32 bits", ["i32"], fromBits, zero, "f32"),
 };
 
 function binary(
@@ -154,7 +173,9 @@ export const binaryOps: Record<(typeof BINARY)[number] | (typeof COMPARE)[number
     const lowered = emit("pow", [x, emit("sub", [y, like(emit, 1, y)])]);
     // log x only where x > 0: elsewhere the exponent has no derivative
     const log = emit("select", [emit("gt", [x, like(emit, 0, x)]), emit("log", [x]), like(emit, 0, x)]);
-    return [emit("mul", [ct, emit("mul", [y, lowered])]), emit("mul", [ct, emit("mul", [output, log])])];
+    // x^0 is 1 everywhere, at 0 too, where 0 · x^-1 is no number
+    const slope = emit("select", [emit("eq", [y, like(emit, 0, y)]), like(emit, 0, y), emit("mul", [y, lowered])]);
+    return [emit("mul", [ct, slope]), emit("mul", [ct, emit("mul", [output, log])])];
   }),
   lt: binary("lt", "x < y", NUMBER, (x, y) => Number(x < y), none, { result: "bool" }),
   le: binary("le", "x ≤ y", NUMBER, (x, y) => Number(x <= y), none, { result: "bool" }),

@@ -2,7 +2,7 @@
 
 export const UNARY = [
   "neg", "abs", "sign", "exp", "log", "sqrt", "reciprocal", "tanh", "sigmoid", "relu", "softplus", "erf", "sin", "cos",
-  "floor", "ceil", "round", "not", "detach",
+  "atan", "expm1", "log1p", "floor", "ceil", "round", "not", "detach", "bits", "from_bits",
 ] as const;
 export const BINARY = ["add", "sub", "mul", "div", "max", "min", "pow"] as const;
 export const COMPARE = ["lt", "le", "gt", "ge", "eq", "ne"] as const;

@@ -23,11 +23,18 @@ function integers(flag: string, text: string, least: number): number[] {
   throw new CompileError("bad-option", `"${text}" is not a list of whole numbers ≥ ${least}`, `--${flag}`, flag === "batch" ? "e.g. --batch 64 or --batch 64,256" : undefined);
 }
 
+function numbers(flag: string, text: string): number[] {
+  const list = text.split(",").map((part) => (part.trim() === "" ? Number.NaN : Number(part)));
+  if (list.every((n) => !Number.isNaN(n))) return list;
+  throw new CompileError("bad-option", `"${text}" is not a list of numbers`, `--${flag}`);
+}
+
 export function openFor(path: string, s: Settings, mode: "train" | "eval" = "train", dropout = s.on("dropout")): Promise<OpenModel> {
   const shapes = Object.fromEntries(s.list("shape").map((t) => pair("shape", t)).map(([name, text]) => [name, integers("shape", text, 1)]));
   const batchAxis = Object.fromEntries(s.list("batch-axis").map((t) => pair("batch-axis", t)).map(([name, text]) => [name, integers("batch-axis", text, -1)[0] as number]));
+  const values = Object.fromEntries(s.list("value").map((t) => pair("value", t)).map(([name, text]) => [name, numbers("value", text)]));
   return openModel(path, {
-    mode, dropout,
+    mode, dropout, ...(Object.keys(values).length > 0 ? { values } : {}),
     ...(Object.keys(shapes).length > 0 ? { shapes } : {}), ...(Object.keys(batchAxis).length > 0 ? { batchAxis } : {}),
     ...(s.has("freeze") ? { freeze: s.list("freeze") } : {}), ...(s.has("train") ? { train: s.list("train") } : {}), ...(s.has("output") ? { outputs: s.list("output") } : {}),
   });

@@ -1,9 +1,11 @@
 /** A data set fitted to a model: whatever the file, arrays of the model's inputs and targets, checked. */
+import { readdir } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { CompileError } from "../../ir/error.js";
 import { type DType, size } from "../../ir/type.js";
 import { batchAt, type ExampleArray, type Examples } from "../../runtime/batches.js";
 import { kindOf, readFileOr } from "../files.js";
+import { findCifar, holdsCifar, isCifar, readCifar } from "./cifar.js";
 import { parseCsv } from "./csv.js";
 import { exampleWeights, fit, type LabelSpec } from "./fit.js";
 import { findIdxPair, idxPairOf, isIdxImages, parseIdx, type RawArray, readMaybeGzip } from "./idx.js";
@@ -52,7 +54,7 @@ interface Loaded {
 
 const headsOf = ({ heads, labels }: DataOptions): readonly TargetSpec[] => heads ?? [{ labels }];
 
-const FORMATS = "a folder with IDX files (MNIST), an IDX images file, a .npz or a .csv (.csv.gz)";
+const FORMATS = "a folder with IDX files (MNIST) or CIFAR's .bin files, one such file, a .npz or a .csv (.csv.gz)";
 
 /**
  * Opens a data set for a model.
@@ -69,7 +71,9 @@ export async function openDataset(path: string, options: DataOptions): Promise<D
 async function load(path: string, options: DataOptions): Promise<Loaded> {
   const kind = await kindOf(path);
   if (kind === undefined) throw new CompileError("missing-data", "no such file or folder", `--data "${path}"`, `data are ${FORMATS}`);
-  if (kind === "folder" || isIdxImages(basename(path))) return loadIdx(path, kind === "folder", options);
+  const folder = kind === "folder";
+  if (folder ? await isCifarFolder(path) : isCifar(basename(path))) return loadCifar(path, folder, options);
+  if (folder || isIdxImages(basename(path))) return loadIdx(path, folder, options);
   if (path.endsWith(".npz")) return loadNpz(path, options);
   if (/\.(csv|tsv)(\.gz)?$/.test(path)) return loadCsv(path, options);
   throw new CompileError("bad-option", "unknown data format", `--data "${path}"`, `data are ${FORMATS}`);
@@ -87,12 +91,27 @@ function onlyInput({ inputs }: DataOptions, where: string): InputSpec {
   );
 }
 
+/** What the model's only output wants, for formats that hold one target and no weights. */
+function onlyLabels(options: DataOptions, where: string): LabelSpec | undefined {
+  const [head, ...others] = headsOf(options) as readonly [TargetSpec, ...TargetSpec[]];
+  if (head.labels && others.length > 0) throw new CompileError("bad-data", `this format holds one target, the model takes ${others.length + 1}`, where, "use a .npz");
+  if (options.exampleWeight !== undefined) throw new CompileError("bad-option", "this format holds no weights", "--example-weight", "use a .npz or a .csv");
+  return head.labels;
+}
+
+/** IDX files go before .bin files of whatever kind. */
+const isCifarFolder = async (path: string): Promise<boolean> => !(await readdir(path)).some(isIdxImages) && holdsCifar(path);
+
+async function loadCifar(path: string, folder: boolean, options: DataOptions): Promise<Loaded> {
+  const input = onlyInput(options, `--data "${path}"`);
+  const labels = onlyLabels(options, `--data "${path}"`);
+  const read = await readCifar(folder ? await findCifar(path, options.split ?? "train") : [path]);
+  return { inputs: [[input, read.images]], targets: [labels ? { raw: read.labels, ...(read.classNames && { classNames: read.classNames }) } : {}] };
+}
+
 async function loadIdx(path: string, folder: boolean, options: DataOptions): Promise<Loaded> {
   const input = onlyInput(options, `--data "${path}"`);
-  const [head, ...others] = headsOf(options) as readonly [TargetSpec, ...TargetSpec[]];
-  const labels = head.labels;
-  if (labels && others.length > 0) throw new CompileError("bad-data", `this format holds one target, the model takes ${others.length + 1}`, `--data "${path}"`, "use a .npz");
-  if (options.exampleWeight !== undefined) throw new CompileError("bad-option", "this format holds no weights", "--example-weight", "use a .npz or a .csv");
+  const labels = onlyLabels(options, `--data "${path}"`);
   const pair = folder ? await findIdxPair(path, options.split ?? "train") : await idxPairOf(dirname(path), basename(path));
   const read = async (file: string): Promise<RawArray> => parseIdx(await readMaybeGzip(file), `file "${file}"`);
   const raw = labels !== undefined && pair.labels !== undefined ? await read(pair.labels) : undefined;

@@ -67,7 +67,8 @@ export function readBodies(bytes: Uint8Array, model: Model, read: Read): { funct
   const stored = model.functions.length > 0 ? [...fields(bytes, 0, bytes.length)] : [];
   const places = stored.filter((f) => f.number === FUNCTIONS);
   model.functions.forEach((f, k) => {
-    const place = places[k] as Field;
+    const place = places[k];
+    if (place?.wire !== 2) throw new CompileError("bad-model", "a function is damaged", `function "${f.name ?? ""}"`);
     const made = readFunction(bytes, f as InstanceType<(typeof onnx)["FunctionProto"]>, place, read);
     if (functions.has(made.key)) throw new CompileError("bad-model", `two functions are called "${made.name}"`);
     functions.set(made.key, made);
@@ -98,6 +99,7 @@ function decodeAttribute(bytes: Uint8Array): AttributeProto {
 
 /** `places`: the nodes' bytes; empty where the model has no functions, so that no node can name an overload. */
 function readSteps(bytes: Uint8Array, nodes: readonly NodeProto[], places: readonly Field[], read: Read, depth: number): Step[] {
+  if (places.length > 0 && places.length !== nodes.length) throw new CompileError("bad-model", "a list of nodes is damaged");
   if (depth > MAX_DEPTH) throw new CompileError("bad-model", `more than ${MAX_DEPTH} sub-graphs inside each other`);
   return nodes.map((n, k) => {
     const place = places[k];

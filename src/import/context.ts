@@ -131,7 +131,7 @@ export class Context {
   /** Input i as integers known at import. */
   ints(i: number): number[] {
     const known = this.numbers(i);
-    if (!known) throw this.refuse(`input "${this.node.inputs[i]}" must be known when the model is compiled`, "fold the model's constants, or export it with fixed sizes");
+    if (!known) throw this.refuse(`input "${this.node.inputs[i]}" must be known when the model is compiled`, "if it is an input of the model, give its numbers with --value; else export the model with fixed sizes");
     return [...known.data];
   }
 

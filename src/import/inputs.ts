@@ -69,7 +69,7 @@ export function bindInputs(loaded: Loaded, names: ReadonlySet<string>, options: 
 
 function dimsOf(v: OnnxValue, given: readonly number[] | undefined): readonly Dim[] {
   if (!v.dims && !given) throw open(v.name, "has no shape in the file");
-  if (given && v.dims && (given.length !== v.dims.length || given.some((n, k) => typeof v.dims?.[k] === "number" && k > 0 && n !== v.dims[k])))
+  if (given && v.dims && given.length !== v.dims.length)
     throw new CompileError("bad-option", `shape [${given}] does not fit input "${v.name}", which is [${v.dims.map((d) => d ?? "?").join(", ")}]`);
   return given ?? (v.dims as readonly Dim[]);
 }

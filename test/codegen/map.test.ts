@@ -50,6 +50,9 @@ const UNARY: readonly (readonly [OpName, readonly number[], number, number])[] =
   ["erf", [0, ...BOTH_SIDES], 8 * EPS, 0],
   // up to 51 quadrants are taken off, each with half an ulp of the product
   ["sin", [0, ...BOTH_SIDES], 0, 8 * EPS], ["cos", [0, ...BOTH_SIDES], 0, 8 * EPS],
+  ["atan", [0, ...BOTH_SIDES, 0.41, 0.42, 2.41, 2.42, 1e4, -1e4, 1e30], 4 * EPS, 0],
+  // as e^x and log; below 0.5 and between 0.5 and 2 by series: a few roundings
+  ["expm1", [0, ...BOTH_SIDES], 170 * EPS, 0], ["log1p", [0, ...BOTH_SIDES.filter((x) => x > -1), -0.51, -0.999, 0.99, 1.01, 1e30], 6 * EPS, 0],
   ["floor", [-2.5, -2, -0.5, 0, 0.5, 2, 2.5, 1e7, -1e7], 0, 0], ["ceil", [-2.5, -2, -0.5, 0, 0.5, 2, 2.5, 1e7], 0, 0],
   ["round", [-3.5, -2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.5, 0.4, 0.6, -0.6, 1e7], 0, 0],
 ];
@@ -101,7 +104,7 @@ describe("NaN and infinities", () => {
   const special = floats(Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1, Number.NaN, -1, 0, 2);
 
   it("NaN is never turned into a number", async () => {
-    const ops: OpName[] = ["neg", "abs", "exp", "log", "sqrt", "reciprocal", "tanh", "sigmoid", "relu", "softplus", "erf", "sin", "cos", "detach"];
+    const ops: OpName[] = ["neg", "abs", "exp", "log", "sqrt", "reciprocal", "tanh", "sigmoid", "relu", "softplus", "erf", "sin", "cos", "atan", "expm1", "log1p", "detach"];
     const hidden: string[] = [];
     for (const op of ops) {
       const { got } = await both({ x: special }, (b, { x }) => ({ y: b.emit(op, [x as Value]) }));
@@ -112,8 +115,8 @@ describe("NaN and infinities", () => {
 
   it("what has no real value is NaN: the logarithm and the root of negative numbers", async () => {
     const x = floats(-1, -1e-30, -1e30, Number.NEGATIVE_INFINITY);
-    const { got } = await both({ x }, (b, v) => ({ log: b.emit("log", [v.x as Value]), sqrt: b.emit("sqrt", [v.x as Value]) }));
-    for (const op of ["log", "sqrt"]) expect([...(got[op] as NdArray).data], op).toEqual([Number.NaN, Number.NaN, Number.NaN, Number.NaN]);
+    const { got } = await both({ x }, (b, v) => ({ log: b.emit("log", [v.x as Value]), sqrt: b.emit("sqrt", [v.x as Value]), log1p: b.emit("log1p", [b.emit("sub", [v.x as Value, b.emit("broadcast", [b.scalar(1)], { shape: [4], axes: [] })])]) }));
+    for (const op of ["log", "sqrt", "log1p"]) expect([...(got[op] as NdArray).data], op).toEqual([Number.NaN, Number.NaN, Number.NaN, Number.NaN]);
     const zero = await both({ z: floats(0, 0) }, (b, v) => ({ log: b.emit("log", [v.z as Value]), over: b.emit("reciprocal", [v.z as Value]) }));
     expect([...(zero.got.log as NdArray).data, ...(zero.got.over as NdArray).data]).toEqual([Number.NEGATIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY]);
   });
@@ -125,7 +128,7 @@ describe("NaN and infinities", () => {
   });
 
   it("infinities saturate where the function does", async () => {
-    for (const op of ["tanh", "sigmoid", "relu", "softplus", "erf", "exp", "neg", "abs"] as const) {
+    for (const op of ["tanh", "sigmoid", "relu", "softplus", "erf", "exp", "neg", "abs", "atan", "expm1"] as const) {
       const x = floats(Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 1e38, -1e38);
       const { got, want } = await both({ x }, (b, v) => ({ y: b.emit(op, [v.x as Value]) }));
       close(got.y, want.y, 4 * EPS, 1e-37, op, x.data);
@@ -193,6 +196,15 @@ describe("integers and booleans", () => {
       return { whole, truth, back: b.emit("cast", [whole], { dtype: "f32" }), number: b.emit("cast", [truth], { dtype: "f32" }), count: b.emit("cast", [truth], { dtype: "i32" }) };
     });
     for (const [name, w] of Object.entries(want)) expect([...(got[name] as NdArray).data].map((n) => n + 0), name).toEqual([...w.data].map((n) => n + 0));
+  });
+
+  it("bits of floats, NaN and infinities among them, and back", async () => {
+    const z = floats(0, -0, 1, -2.5, 3.4e38, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 2 ** -126);
+    const { got, want } = await both({ z, n: floats(Number.NaN, 1) }, (b, v) => {
+      const word = b.emit("bits", [v.z as Value]);
+      return { word, back: b.emit("from_bits", [word]), alone: b.emit("bits", [b.emit("slice", [v.z as Value], { start: [7], size: [4], stride: [-2] })]), nan: b.emit("from_bits", [b.emit("bits", [v.n as Value])]) };
+    });
+    for (const [name, w] of Object.entries(want)) expect([...(got[name] as NdArray).data], name).toEqual([...w.data]);
   });
 
   it("random numbers are the ones of the float64 meaning, to the bit, in any view", async () => {

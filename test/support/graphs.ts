@@ -75,7 +75,7 @@ class Maker {
 
 type Step = (m: Maker) => void;
 
-const SMOOTH: readonly OpName[] = ["tanh", "sigmoid", "softplus", "erf", "sin", "cos"];
+const SMOOTH: readonly OpName[] = ["tanh", "sigmoid", "softplus", "erf", "sin", "cos", "atan"];
 const JUMPS: readonly OpName[] = ["sign", "floor", "ceil", "round"];
 const COMPARES: readonly OpName[] = ["lt", "le", "gt", "ge", "eq", "ne"];
 
@@ -90,7 +90,7 @@ const STEPS: Readonly<Record<string, Step>> = {
     const safe = x && m.make("sigmoid", [x], {}, { exact: false, bound: 1 });
     const away = safe && m.make("add", [safe, m.b.emit("broadcast", [m.b.scalar(1)], { shape: safe.type.shape, axes: [] })], {}, { exact: false, bound: 2 });
     if (!away) return;
-    const op = m.one<OpName>(["exp", "log", "sqrt", "reciprocal", "pow", "div"]);
+    const op = m.one<OpName>(["exp", "log", "sqrt", "reciprocal", "pow", "div", "expm1", "log1p"]);
     const fact = { exact: false, bound: 8 };
     if (op === "pow") m.make(op, [away, away], {}, fact);
     else if (op === "div") m.make(op, [x, away], {}, { ...fact, bound: m.fact(x).bound });
@@ -103,6 +103,13 @@ const STEPS: Readonly<Record<string, Step>> = {
   jump(m) {
     const x = m.float(true);
     if (x) m.make(m.one(JUMPS), [x], {}, { exact: true, bound: m.fact(x).bound + 1 });
+  },
+  /** Taken apart into bits and put together again; of whole numbers that nothing is differentiated by. */
+  bits(m) {
+    const index = m.value((v) => v.type.dtype === "i32" && m.fact(v).exact && m.fact(v).bound < 1e6);
+    const x = index && m.make("cast", [index], { dtype: "f32" }, m.fact(index));
+    const word = x && m.make("bits", [x], {}, { exact: true, bound: 2 ** 31 });
+    if (x && word) m.make("from_bits", [word], {}, m.fact(x));
   },
   binary(m) {
     const x = m.value((v) => v.type.dtype === "f32" || v.type.dtype === "i32");

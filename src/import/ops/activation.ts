@@ -1,16 +1,25 @@
 /** Activation functions, as their formulas. */
+import { CompileError } from "../../../ir/error.js";
 import type { Value } from "../../../ir/graph.js";
+import type { OpName } from "../../../ir/ops/names.js";
 import type { Context, ImportOp } from "../context.js";
-import { like, mul, plus, restore, sum, times } from "./common.js";
+import { add, like, mul, plus, restore, spread, sum, times } from "./common.js";
+
+/** A parameter of an activation by its name, or the standard's own where the file gives none. */
+type Parameter = (name: string, fallback: number) => number;
+type Activation = (c: Context, x: Value, number: Parameter) => Value;
 
 const positive = (c: Context, x: Value): Value => c.emit("gt", [x, like(c, 0, x)]);
+const plain = (op: OpName): Activation => (c, x) => c.emit(op, [x]);
 
-/** x where x > 0, else scale·(e^(x/width) − 1): Elu, Selu and Celu. The exponent never sees positive numbers. */
+/**
+ * x where x > 0, else scale·(e^(x/width) − 1): Elu, Selu and Celu. The exponent never sees positive numbers; what it sees instead is not
+ * 0, or drivers make a minimum of the choice, and that hides NaN.
+ */
 function exponential(c: Context, x: Value, scale: number, width: number): Value {
   const right = positive(c, x);
-  const left = c.emit("select", [right, like(c, 0, x), x]);
-  const curve = times(c, plus(c, c.emit("exp", [times(c, left, 1 / width)]), -1), scale);
-  return c.emit("select", [right, x, curve]);
+  const left = c.emit("select", [right, like(c, -1, x), x]);
+  return c.emit("select", [right, x, times(c, c.emit("expm1", [times(c, left, 1 / width)]), scale)]);
 }
 
 const hardSigmoid = (c: Context, x: Value, alpha: number, beta: number): Value => {
@@ -18,12 +27,69 @@ const hardSigmoid = (c: Context, x: Value, alpha: number, beta: number): Value =
   return c.emit("min", [c.emit("relu", [line]), like(c, 1, x)]);
 };
 
-function gelu(c: Context): Value {
-  const x = c.x(0);
-  const inner = c.text("approximate", "none") === "tanh"
+const swish = (c: Context, x: Value, alpha: number): Value => c.emit("mul", [x, c.emit("sigmoid", [times(c, x, alpha)])]);
+
+const shrink: Activation = (c, x, number) => {
+  const [lambda, bias] = [number("lambd", 0.5), number("bias", 0)];
+  const high = c.emit("gt", [x, like(c, lambda, x)]);
+  const low = c.emit("lt", [x, like(c, -lambda, x)]);
+  return c.emit("select", [high, plus(c, x, -bias), c.emit("select", [low, plus(c, x, bias), like(c, 0, x)])]);
+};
+
+function selu(c: Context, x: Value, number: Parameter): Value {
+  return times(c, exponential(c, x, number("alpha", 1.6732632423543772), 1), number("gamma", 1.0507009873554805));
+}
+
+/** One tensor in, one of its shape out, numbers as parameters. */
+const ACTIVATIONS: Readonly<Record<string, Activation>> = {
+  Relu: plain("relu"), Tanh: plain("tanh"), Softplus: plain("softplus"), Sigmoid: sigmoid,
+  LeakyRelu: (c, x, number) => c.emit("select", [positive(c, x), x, times(c, x, number("alpha", 0.01))]),
+  Elu: (c, x, number) => exponential(c, x, number("alpha", 1), 1),
+  Celu: (c, x, number) => exponential(c, x, number("alpha", 1), number("alpha", 1)),
+  Selu: selu,
+  ThresholdedRelu: (c, x, number) => c.emit("select", [c.emit("gt", [x, like(c, number("alpha", 1), x)]), x, like(c, 0, x)]),
+  HardSigmoid: (c, x, number) => hardSigmoid(c, x, number("alpha", 0.2), number("beta", 0.5)),
+  HardSwish: (c, x) => c.emit("mul", [x, hardSigmoid(c, x, 1 / 6, 0.5)]),
+  Softsign: (c, x) => c.emit("div", [x, plus(c, c.emit("abs", [x]), 1)]),
+  Mish: (c, x) => c.emit("mul", [x, c.emit("tanh", [c.emit("softplus", [x])])]),
+  Swish: (c, x, number) => swish(c, x, number("alpha", 1)),
+  Shrink: shrink,
+};
+
+/** The activation that another op applies to its result, by name; `number` reads that op's attributes for it. */
+export function activate(c: Context, x: Value, name: string, number: Parameter): Value {
+  const activation = Object.hasOwn(ACTIVATIONS, name) ? ACTIVATIONS[name] : undefined;
+  if (!activation) throw c.refuse(`the activation "${name}" is not supported`);
+  return activation(c, x, number);
+}
+
+function sigmoid(c: Context, x: Value): Value {
+  const out = c.emit("sigmoid", [x]);
+  c.host.heads.set(out, { kind: "sigmoid", axis: Math.min(1, Math.max(0, x.type.shape.length - 1)), logits: x });
+  return out;
+}
+
+/** x·Φ(x). `tanh`: with the usual approximation of the normal distribution Φ. */
+function gelu(c: Context, x: Value, tanh: boolean): Value {
+  const inner = tanh
     ? c.emit("tanh", [times(c, c.emit("add", [x, times(c, c.emit("mul", [c.emit("mul", [x, x]), x]), 0.044715)]), Math.sqrt(2 / Math.PI))])
     : c.emit("erf", [times(c, x, Math.SQRT1_2)]);
   return c.emit("mul", [times(c, x, 0.5), plus(c, inner, 1)]);
+}
+
+/** Gelu of x plus the bias of its last axis, if there is one. */
+const biased = (tanh: boolean): ImportOp => (c) => gelu(c, c.has(1) ? add(c, c.x(0), c.x(1)) : c.x(0), tanh);
+
+function swiglu(c: Context): Value {
+  const [gate, x] = [c.x(0), c.x(1)];
+  if (gate.type.shape.join() !== x.type.shape.join()) throw new CompileError("shape-mismatch", `SwiGLU: [${gate.type.shape}] and [${x.type.shape}] must be one shape`, c.where);
+  return c.emit("mul", [swish(c, gate, c.float("alpha", 1)), x]);
+}
+
+/** The slope is spread to x, never x to the slope. */
+function prelu(c: Context): Value {
+  const x = c.x(0);
+  return c.emit("select", [positive(c, x), x, mul(c, x, spread(c, c.x(1), x.type.shape))]);
 }
 
 /** Axes that a softmax normalises over: since opset 13 one axis; before, all from `axis` on, jointly. */
@@ -49,45 +115,15 @@ function softmax(c: Context, log: boolean): Value {
   return out;
 }
 
-function sigmoid(c: Context): Value {
-  const x = c.x(0);
-  const out = c.emit("sigmoid", [x]);
-  c.host.heads.set(out, { kind: "sigmoid", axis: Math.min(1, Math.max(0, x.type.shape.length - 1)), logits: x });
-  return out;
-}
-
-/** The slope broadcasts to x; a slope [c] of older exporters stands for the channels. */
-function prelu(c: Context): Value {
-  const x = c.x(0);
-  return c.emit("select", [positive(c, x), x, mul(c, x, c.x(1))]);
-}
-
 export const activationOps: Readonly<Record<string, ImportOp>> = {
-  Relu: (c) => c.emit("relu", [c.x(0)]),
-  Tanh: (c) => c.emit("tanh", [c.x(0)]),
-  Softplus: (c) => c.emit("softplus", [c.x(0)]),
-  Sigmoid: sigmoid,
-  LeakyRelu: (c) => c.emit("select", [positive(c, c.x(0)), c.x(0), times(c, c.x(0), c.float("alpha", 0.01))]),
+  ...Object.fromEntries(Object.entries(ACTIVATIONS).map(([name, f]): [string, ImportOp] => [name, (c) => f(c, c.x(0), (key, fallback) => c.float(key, fallback))])),
   PRelu: prelu,
-  Elu: (c) => exponential(c, c.x(0), c.float("alpha", 1), 1),
-  Celu: (c) => exponential(c, c.x(0), c.float("alpha", 1), c.float("alpha", 1)),
-  Selu: (c) => times(c, exponential(c, c.x(0), c.float("alpha", 1.6732632423543772), 1), c.float("gamma", 1.0507009873554805)),
-  ThresholdedRelu: (c) => c.emit("select", [c.emit("gt", [c.x(0), like(c, c.float("alpha", 1), c.x(0))]), c.x(0), like(c, 0, c.x(0))]),
-  HardSigmoid: (c) => hardSigmoid(c, c.x(0), c.float("alpha", 0.2), c.float("beta", 0.5)),
-  HardSwish: (c) => c.emit("mul", [c.x(0), hardSigmoid(c, c.x(0), 1 / 6, 0.5)]),
-  Softsign: (c) => c.emit("div", [c.x(0), plus(c, c.emit("abs", [c.x(0)]), 1)]),
-  Gelu: gelu,
-  "com.microsoft.Gelu": gelu,
-  Mish: (c) => c.emit("mul", [c.x(0), c.emit("tanh", [c.emit("softplus", [c.x(0)])])]),
-  Swish: (c) => c.emit("mul", [c.x(0), c.emit("sigmoid", [times(c, c.x(0), c.float("alpha", 1))])]),
+  Gelu: (c) => gelu(c, c.x(0), c.text("approximate", "none") === "tanh"),
+  SwiGLU: swiglu,
   Softmax: (c) => softmax(c, false),
   LogSoftmax: (c) => softmax(c, true),
-  Shrink: (c) => {
-    const x = c.x(0);
-    const lambda = c.float("lambd", 0.5);
-    const bias = c.float("bias", 0);
-    const high = c.emit("gt", [x, like(c, lambda, x)]);
-    const low = c.emit("lt", [x, like(c, -lambda, x)]);
-    return c.emit("select", [high, plus(c, x, -bias), c.emit("select", [low, plus(c, x, bias), like(c, 0, x)])]);
-  },
+  "com.microsoft.Gelu": (c) => gelu(c, c.x(0), false),
+  "com.microsoft.FastGelu": biased(true),
+  "com.microsoft.BiasGelu": biased(false),
+  "com.microsoft.QuickGelu": (c) => swish(c, c.x(0), c.float("alpha", 1.702)),
 };

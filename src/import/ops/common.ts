@@ -3,7 +3,7 @@ import type { Value } from "../../../ir/graph.js";
 import { broadcastShape } from "../../../ir/builder.js";
 import { CompileError } from "../../../ir/error.js";
 import type { OpName } from "../../../ir/ops/names.js";
-import { sameShape } from "../../../ir/type.js";
+import { type DType, sameShape } from "../../../ir/type.js";
 import type { Context } from "../context.js";
 
 export const reshape = (c: Context, x: Value, shape: readonly number[]): Value =>
@@ -23,6 +23,20 @@ export function spread(c: Context, x: Value, shape: readonly number[]): Value {
   const squeezed = reshape(c, x, kept.map((axis) => from[axis] as number));
   return broadcast(c, squeezed, shape, kept.map((axis) => axis + shift));
 }
+
+/** A slice along one axis; the others are whole. */
+export function cut(c: Context, x: Value, axis: number, start: number, count: number, stride = 1): Value {
+  const { shape } = x.type;
+  if (start === 0 && count === shape[axis] && stride === 1) return x;
+  return c.emit("slice", [x], {
+    start: shape.map((_, k) => (k === axis ? start : 0)),
+    size: shape.map((n, k) => (k === axis ? count : n)),
+    stride: shape.map((_, k) => (k === axis ? stride : 1)),
+  });
+}
+
+/** x as another element type. */
+export const castTo = (c: Context, x: Value, dtype: DType): Value => (x.type.dtype === dtype ? x : c.emit("cast", [x], { dtype }));
 
 /** The number at every place of a tensor like x. */
 export const like = (c: Context, value: number, x: Value): Value => broadcast(c, c.scalar(value, x.type.dtype), x.type.shape, []);
@@ -62,3 +76,12 @@ export function standardize(c: Context, x: Value, axes: readonly number[], epsil
   const inverse = c.emit("reciprocal", [c.emit("sqrt", [plus(c, variance, epsilon)])]);
   return { y: c.emit("mul", [centered, restore(c, inverse, shape, axes)]), mean: center, variance, inverse };
 }
+
+/** √x of sums of squares. Its derivative at 0 is taken as 0, as PyTorch has it for norms: 0 · ∞ would be no number. */
+export function root(c: Context, x: Value): Value {
+  const nothing = c.emit("eq", [x, like(c, 0, x)]);
+  return c.emit("select", [nothing, like(c, 0, x), c.emit("sqrt", [c.emit("select", [nothing, like(c, 1, x), x])])]);
+}
+
+/** x with its order turned round: −x, but of integers −1 − x, which no integer overflows. */
+export const reversed = (c: Context, x: Value): Value => (x.type.dtype === "f32" ? c.emit("neg", [x]) : c.emit("sub", [like(c, -1, x), x]));

@@ -3,7 +3,7 @@ import { CompileError } from "../../../ir/error.js";
 import type { Value } from "../../../ir/graph.js";
 import type { NdArray } from "../../../ir/ndarray.js";
 import { type DType, size } from "../../../ir/type.js";
-import type { Context, ImportOp } from "../context.js";
+import { type Context, type ImportOp, scaledAxes } from "../context.js";
 import { MAX_FOLDED } from "../fold.js";
 import { type ExternalRef, type OnnxNode, type OnnxTensor, onnxType } from "../model.js";
 import { countElements, decodeTensor, irType, numericType } from "../tensor.js";
@@ -59,12 +59,19 @@ function range(c: Context): NdArray {
   return known(c.dtype(0), [count], Array.from({ length: count }, (_, k) => start + k * delta));
 }
 
-const castTo = (c: Context, x: Value, dtype: DType): Value => (x.type.dtype === dtype ? x : c.emit("cast", [x], { dtype }));
-
-function cast(c: Context): Value {
-  const stored = onnxType(c.int("to"));
-  if (stored === undefined || stored === "string") throw c.refuse(`to ${stored ?? `data type ${c.int("to")}`} is not supported`);
-  return castTo(c, c.x(0), irType(stored));
+/** Ones on a diagonal of a matrix, zeros elsewhere; the input gives the shape and, without a type of its own, the type. */
+function eyeLike(c: Context): NdArray {
+  const dims = c.shape(0);
+  if (dims.length !== 2) throw new CompileError("bad-model", `EyeLike: [${dims}] is no matrix`, c.where);
+  if (scaledAxes(dims, c.oldShape(0)).length > 0) throw c.lost("one side of its matrix counts the examples");
+  const [rows, columns] = dims as [number, number];
+  if (rows * columns > MAX_FOLDED) throw new CompileError("too-large", `EyeLike: a constant of [${dims}]`, c.where);
+  const named = c.node.attrs.get("dtype")?.i;
+  const stored = named === undefined ? undefined : onnxType(named);
+  if (stored === "string" || (named !== undefined && stored === undefined)) throw c.refuse(`of data type ${named} is not supported`);
+  const k = c.int("k", 0);
+  const data = Array.from({ length: rows * columns }, (_, at) => Number(at % columns === Math.floor(at / columns) + k));
+  return known(stored ? irType(stored) : c.dtype(0), dims, data);
 }
 
 export const constantOps: Readonly<Record<string, ImportOp>> = {
@@ -73,8 +80,7 @@ export const constantOps: Readonly<Record<string, ImportOp>> = {
   Shape: shape,
   Size: (c) => known("i32", [], [size(c.shape(0))]),
   Range: range,
-  Cast: cast,
-  CastLike: (c) => castTo(c, c.x(0), c.dtype(1)),
+  EyeLike: eyeLike,
   Identity: (c) => c.x(0),
 };
 

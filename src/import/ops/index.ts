@@ -1,14 +1,21 @@
 /** Every ONNX op that kfacc reads, by name; ops of other domains as "domain.Op". To add one: a row here or in a topic file, and a test. */
 import type { ImportOp } from "../context.js";
 import { activationOps } from "./activation.js";
+import { argumentOps } from "./argument.js";
 import { attentionOps } from "./attention.js";
+import { bitOps } from "./bits.js";
+import { castOps } from "./cast.js";
 import { constantOps } from "./constant.js";
 import { convOps } from "./conv.js";
+import { cumulativeOps } from "./cumulative.js";
 import { dropoutOps } from "./dropout.js";
+import { dynamicOps } from "./dynamic.js";
 import { gatherOps } from "./gather.js";
 import { gridOps } from "./grid.js";
+import { fusedAttentionOps } from "./fused-attention.js";
 import { linearOps } from "./linear.js";
 import { linearAttentionOps } from "./linear-attention.js";
+import { lossOps } from "./loss.js";
 import { mathOps } from "./math.js";
 import { normOps } from "./norm.js";
 import { padOps } from "./pad.js";
@@ -19,9 +26,13 @@ import { rotaryOps } from "./rotary.js";
 import { scatterOps } from "./scatter.js";
 import { selectOps } from "./select.js";
 import { shapeOps } from "./shape.js";
+import { sortOps } from "./sort.js";
+import { trigOps } from "./trig.js";
+import { unpoolOps } from "./unpool.js";
 
 export const IMPORT_OPS: ReadonlyMap<string, ImportOp> = new Map(Object.entries({
-  ...mathOps, ...activationOps, ...linearOps, ...convOps, ...poolOps, ...normOps, ...reduceOps, ...shapeOps, ...selectOps, ...constantOps, ...dropoutOps,
-  ...attentionOps, ...rotaryOps, ...linearAttentionOps,
+  ...mathOps, ...trigOps, ...bitOps, ...castOps, ...activationOps, ...linearOps, ...convOps, ...poolOps, ...normOps, ...reduceOps, ...shapeOps, ...selectOps, ...constantOps, ...dropoutOps,
+  ...attentionOps, ...rotaryOps, ...linearAttentionOps, ...fusedAttentionOps,
+  ...argumentOps, ...lossOps, ...sortOps, ...cumulativeOps, ...dynamicOps, ...unpoolOps,
   ...gatherOps, ...scatterOps, ...padOps, ...resizeOps, ...gridOps,
 }));

@@ -1,8 +1,9 @@
 /** Reductions over axes. */
-import { sameShape } from "../../../ir/type.js";
 import type { Value } from "../../../ir/graph.js";
-import type { Context, ImportOp, Result } from "../context.js";
-import { mean, reshape, restore, sum } from "./common.js";
+import { size } from "../../../ir/type.js";
+import type { Context, ImportOp } from "../context.js";
+import { broadcast, castTo, cut, like, mean, reshape, restore, reversed, root, sum } from "./common.js";
+import { permuted } from "./gather.js";
 
 type Reduce = (c: Context, x: Value, axes: readonly number[]) => Value;
 
@@ -18,59 +19,91 @@ function reducedAxes(c: Context): number[] | undefined {
   return [...new Set(named.map((axis) => c.axis(axis, rank)))].sort((a, b) => a - b);
 }
 
-const keep = (shape: readonly number[], axes: readonly number[]): number[] => shape.map((n, axis) => (axes.includes(axis) ? 1 : n));
+const keptShape = (shape: readonly number[], axes: readonly number[]): number[] => shape.filter((_, axis) => !axes.includes(axis));
+/** How many elements are reduced to one. */
+const taken = (x: Value, axes: readonly number[]): number => size(axes.map((axis) => x.type.shape[axis] as number));
 
 const reduction = (f: Reduce): ImportOp => (c) => {
   const axes = reducedAxes(c);
   const x = c.x(0);
-  if (!axes) return f === total ? x : f(c, x, []);
+  // with no axes given an op may still be told to leave them all; what it does to each element remains
+  if (!axes) return f(c, x, []);
   const y = f(c, x, axes);
-  return c.int("keepdims", 1) !== 0 ? reshape(c, y, keep(x.type.shape, axes)) : y;
+  return c.int("keepdims", 1) !== 0 ? reshape(c, y, x.type.shape.map((n, axis) => (axes.includes(axis) ? 1 : n))) : y;
 };
 
-const total: Reduce = sum;
-const square = (c: Context, x: Value): Value => c.emit("mul", [x, x]);
-const largest: Reduce = (c, x, axes) => (axes.length === 0 ? x : c.emit("reduce_max", [x], { axes: [...axes] }));
+/** Of numbers, or of floats only. */
+const numbers = (f: Reduce): Reduce => (c, x, axes) => {
+  if (x.type.dtype === "bool") throw c.refuse("truth values are not supported", "cast them first");
+  return f(c, x, axes);
+};
+const real = (f: Reduce): Reduce => (c, x, axes) => {
+  if (x.type.dtype !== "f32") throw c.refuse("integers are not supported", "cast them to float first");
+  return f(c, x, axes);
+};
 
-/** Shifted by the largest element, so that no exponential overflows. */
+const square = (c: Context, x: Value): Value => c.emit("mul", [x, x]);
+
+/** Integers are divided towards zero. */
+const average: Reduce = (c, x, axes) => {
+  if (x.type.dtype === "f32") return mean(c, x, axes);
+  const n = taken(x, axes);
+  if (n === 0) throw c.refuse("a mean of no integers");
+  const total = sum(c, x, axes);
+  return c.emit("div", [total, like(c, n, total)]);
+};
+
+/** Of no elements: the number that every other exceeds. Of truth values: whether one holds. */
+const largest: Reduce = (c, x, axes) => {
+  if (axes.length === 0) return x;
+  if (x.type.dtype === "bool") return castTo(c, largest(c, castTo(c, x, "i32"), axes), "bool");
+  if (taken(x, axes) > 0) return c.emit("reduce_max", [x], { axes: [...axes] });
+  return broadcast(c, c.scalar(x.type.dtype === "f32" ? -Infinity : -(2 ** 31), x.type.dtype), keptShape(x.type.shape, axes), []);
+};
+
+/** The largest the other way round. Of no truth values: all hold. */
+const smallest: Reduce = (c, x, axes) => {
+  if (axes.length === 0) return x;
+  if (x.type.dtype === "bool") return c.emit("not", [largest(c, c.emit("not", [x]), axes)]);
+  return reversed(c, largest(c, reversed(c, x), axes));
+};
+
+const FINITE = 3.4028234663852886e38;
+
+/** Shifted by the largest element, so that no exponential overflows; an infinite one shifts nothing. */
 const logSumExp: Reduce = (c, x, axes) => {
   if (axes.length === 0) return x;
-  const top = c.emit("detach", [largest(c, x, axes)]);
+  const peak = c.emit("detach", [largest(c, x, axes)]);
+  const top = c.emit("select", [c.emit("le", [c.emit("abs", [peak]), like(c, FINITE, peak)]), peak, like(c, 0, peak)]);
   const shifted = c.emit("sub", [x, restore(c, top, x.type.shape, axes)]);
   return c.emit("add", [c.emit("log", [sum(c, c.emit("exp", [shifted]), axes)]), top]);
 };
 
-/** A product only of numbers known at import (the arithmetic of shapes). */
-function product(c: Context): Result {
-  const known = c.numbers(0);
-  const axes = reducedAxes(c);
-  if (!known || !axes || axes.length !== known.shape.length) throw c.refuse("a product of values computed from the model's input is not supported");
-  const shape = c.int("keepdims", 1) !== 0 ? keep(known.shape, axes) : [];
-  return { dtype: known.dtype, shape, data: Float64Array.of(known.data.reduce((a, b) => a * b, 1)) };
-}
-
-/** Index of the first largest (or smallest) element along an axis. */
-const argument = (sign: 1 | -1): ImportOp => (c) => {
-  const shape = c.shape(0);
-  const axes = [c.axis(c.int("axis", 0), shape.length)];
-  if (c.int("select_last_index", 0) !== 0) throw c.refuse("select_last_index is not supported");
-  const x = sign === 1 ? c.x(0) : c.emit("neg", [c.x(0)]);
-  const y = c.emit("reduce_argmax", [x], { axes });
-  const kept = keep(shape, axes);
-  return c.int("keepdims", 1) !== 0 && !sameShape(y.type.shape, kept) ? reshape(c, y, kept) : y;
+/** The first half times the second, again and again: a zero factor spoils no derivative, and few roundings follow each other. */
+const product: Reduce = (c, x, axes) => {
+  const kept = keptShape(x.type.shape, axes);
+  let n = taken(x, axes);
+  if (n === 0) return broadcast(c, c.scalar(1, x.type.dtype), kept, []);
+  const order = [...x.type.shape.keys()].filter((axis) => !axes.includes(axis));
+  let rest = reshape(c, permuted(c, x, [...order, ...axes]), [...kept, n]);
+  for (const last = kept.length; n > 1; n = Math.ceil(n / 2)) {
+    const half = Math.ceil(n / 2);
+    const back = cut(c, rest, last, half, n - half);
+    const even = n % 2 === 0 ? back : c.emit("pad", [back], { low: kept.map(() => 0).concat(0), high: kept.map(() => 0).concat(1), value: 1 });
+    rest = c.emit("mul", [cut(c, rest, last, 0, half), even]);
+  }
+  return reshape(c, rest, kept);
 };
 
 export const reduceOps: Readonly<Record<string, ImportOp>> = {
-  ReduceSum: reduction(total),
-  ReduceMean: reduction((c, x, axes) => mean(c, x, axes)),
+  ReduceSum: reduction(numbers(sum)),
+  ReduceMean: reduction(numbers(average)),
   ReduceMax: reduction(largest),
-  ReduceMin: reduction((c, x, axes) => c.emit("neg", [largest(c, c.emit("neg", [x]), axes)])),
-  ReduceL1: reduction((c, x, axes) => sum(c, c.emit("abs", [x]), axes)),
-  ReduceL2: reduction((c, x, axes) => c.emit("sqrt", [sum(c, square(c, x), axes)])),
-  ReduceSumSquare: reduction((c, x, axes) => sum(c, square(c, x), axes)),
-  ReduceLogSum: reduction((c, x, axes) => c.emit("log", [sum(c, x, axes)])),
-  ReduceLogSumExp: reduction(logSumExp),
-  ReduceProd: product,
-  ArgMax: argument(1),
-  ArgMin: argument(-1),
+  ReduceMin: reduction(smallest),
+  ReduceProd: reduction(numbers(product)),
+  ReduceL1: reduction(numbers((c, x, axes) => sum(c, c.emit("abs", [x]), axes))),
+  ReduceL2: reduction(real((c, x, axes) => root(c, sum(c, square(c, x), axes)))),
+  ReduceSumSquare: reduction(numbers((c, x, axes) => sum(c, square(c, x), axes))),
+  ReduceLogSum: reduction(real((c, x, axes) => c.emit("log", [sum(c, x, axes)]))),
+  ReduceLogSumExp: reduction(real(logSumExp)),
 };

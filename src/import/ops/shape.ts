@@ -122,23 +122,7 @@ function spaceToDepth(c: Context): Value {
   return reshape(c, c.emit("permute", [split], { perm: [0, 3, 5, 1, 2, 4] }), [n, channels * b * b, h / b, w / b]);
 }
 
-/** Nearest-neighbour enlargement by whole factors: every element repeated. */
-function resize(c: Context): Value {
-  const x = c.x(0);
-  const { shape } = x.type;
-  const first = c.node.op === "Upsample" ? 1 : c.opset < 11 ? 1 : 2;
-  const scales = c.has(first) && c.shape(first)[0] !== 0 ? c.ints(first) : c.ints(3).map((n, axis) => n / (shape[axis] as number));
-  const exact = c.text("coordinate_transformation_mode", c.opset < 11 ? "asymmetric" : "half_pixel");
-  const rounding = c.text("nearest_mode", c.opset < 11 ? "floor" : "round_prefer_floor");
-  // with these, a whole factor reads every element exactly factor times
-  const repeats = exact.startsWith("half_pixel") || (exact === "asymmetric" && rounding === "floor");
-  if (c.text("mode", "nearest") !== "nearest" || !repeats || scales.length !== shape.length || scales.some((s) => !Number.isInteger(s) || s < 1))
-    throw c.refuse("only nearest-neighbour enlargement by whole factors is supported");
-  const pairs = shape.flatMap((n, axis) => [n, scales[axis] as number]);
-  return reshape(c, c.emit("broadcast", [x], { shape: pairs, axes: shape.map((_, axis) => 2 * axis) }), shape.map((n, axis) => n * (scales[axis] as number)));
-}
-
 export const shapeOps: Readonly<Record<string, ImportOp>> = {
   Reshape: onnxReshape, Flatten: flatten, Squeeze: squeeze, Unsqueeze: unsqueeze, Transpose: transpose, Expand: expand, Tile: tile,
-  DepthToSpace: depthToSpace, SpaceToDepth: spaceToDepth, Resize: resize, Upsample: resize,
+  DepthToSpace: depthToSpace, SpaceToDepth: spaceToDepth,
 };
