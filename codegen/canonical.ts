@@ -20,7 +20,7 @@ export function canonicalize(spec: KernelSpec): Canonical<KernelSpec> {
       case "map": return { ...spec, axes: axes(spec.axes, "i"), stores: r.stores(spec.stores) };
       case "reduce": {
         const [outer, inner] = [axes(spec.axes, "i"), axes(spec.reduction, "r")];
-        return { ...spec, axes: outer, reduction: inner, value: r.expr(spec.value), stores: r.stores(spec.stores) };
+        return { ...spec, axes: outer, reduction: inner, value: r.expr(spec.value), ...(spec.when ? { when: r.expr(spec.when) } : {}), stores: r.stores(spec.stores) };
       }
       case "contract": {
         const [output, reduction] = [axes(spec.output, "i"), axes(spec.reduction, "k")];
@@ -145,7 +145,7 @@ function keyOf(spec: KernelSpec): string {
   const stores = spec.stores.map((s) => `${buffer(s.buffer)}@${affine(s.address)}=${expr(s.value)}`).join(";");
   switch (spec.kind) {
     case "map": return `map[${axes(spec.axes)}]${stores}`;
-    case "reduce": return `${spec.combine}[${axes(spec.axes)}][${axes(spec.reduction)}]${expr(spec.value)}|${stores}`;
+    case "reduce": return `${spec.combine}[${axes(spec.axes)}][${axes(spec.reduction)}]${spec.when ? `${expr(spec.when)}?` : ""}${expr(spec.value)}|${stores}`;
     case "contract":
       return `contract[${axes(spec.output)}][${axes(spec.reduction)}]${access(spec.left)}|${access(spec.right)}|${(spec.symmetric ?? []).map(([a, b]) => a.name + b.name).join(",")}|${stores}`;
     default: return spec satisfies never;

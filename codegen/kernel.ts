@@ -91,7 +91,10 @@ export interface MapSpec {
   readonly stores: readonly Store[];
 }
 
-/** out[axes] = epilogue(combine over `reduction` of value). `argmax` gives the row-major index of the first maximum (i32). */
+/**
+ * out[axes] = epilogue(combine over `reduction` of value). `argmax` gives the row-major index of the first maximum (i32). `when`: only
+ * elements where it holds count (of a sum), and only those are read.
+ */
 export interface ReduceSpec {
   readonly kind: "reduce";
   readonly label: string;
@@ -99,6 +102,7 @@ export interface ReduceSpec {
   readonly axes: readonly Axis[];
   readonly reduction: readonly Axis[];
   readonly value: Expr;
+  readonly when?: Expr;
   readonly stores: readonly Store[];
 }
 

@@ -5,7 +5,7 @@ import { type GroupContext, label, type Spec, storesOf, viewsOf, withSplits } fr
 import type { Affine, Buffer, Expr } from "./kernel.js";
 import type { InverseSpec } from "./kernels/inverse-spec.js";
 import { lowerContraction } from "./lower-contraction.js";
-import { NeedsBuffer, scalarType } from "./view.js";
+import { NeedsBuffer } from "./view.js";
 
 export function lowerGroup(context: GroupContext): readonly Spec[] {
   const { root } = context.group;
@@ -54,11 +54,10 @@ function lowerScatter(context: GroupContext): Spec {
   return withSplits((dim) => {
     const [b, r, i, k] = [dim("i0", batch), dim("i1", intAttr(root.attrs, "rows")), dim("i2", width), dim("r0", n)];
     const views = viewsOf(context, undefined);
-    const dtype = scalarType(x);
     const here: Expr = { kind: "op", dtype: "bool", op: "eq", args: [views.at(index, [b.index, k.index]), { kind: "index", dtype: "i32", index: r.index }] };
-    const value: Expr = { kind: "op", dtype, op: "select", args: [here, views.at(x, [b.index, k.index, i.index]), { kind: "const", dtype, value: 0 }] };
+    const value = views.at(x, [b.index, k.index, i.index]);
     const stores = storesOf(context, viewsOf(context, only(root)), [b.index, r.index, i.index]);
-    return { kind: "reduce", label: label(context), combine: "sum", axes: [b, r, i].flatMap((d) => d.axes), reduction: k.axes, value, stores };
+    return { kind: "reduce", label: label(context), combine: "sum", axes: [b, r, i].flatMap((d) => d.axes), reduction: k.axes, value, when: here, stores };
   });
 }
 

@@ -166,7 +166,9 @@ export const SPELL: Record<ScalarOp, Spell> = {
   detach: ([a]) => `${a}`,
   add: infix("+"), sub: infix("-"), mul: infix("*"), div: infix("/"),
   max: (args, c) => (c.dtype === "f32" ? helped : call)("max")(args, c), min: (args, c) => (c.dtype === "f32" ? helped : call)("min")(args, c), pow: helped("pow"),
-  lt: infix("<"), le: infix("<="), gt: infix(">"), ge: infix(">="), eq: infix("=="), ne: infix("!="),
+  lt: infix("<"), le: infix("<="), gt: infix(">"), ge: infix(">="), eq: infix("=="),
+  // one software adapter takes `!=` for an ordered comparison, false of NaN
+  ne: ([a, b], c) => (c.dtype === "f32" ? `(!(${a} == ${b}))` : `(${a} != ${b})`),
   and: infix("&"), or: infix("|"),
   select: ([c, a, b]) => `select(${b}, ${a}, ${c})`,
 };

@@ -7,32 +7,37 @@ import type { Point } from "../address.js";
 import { bindingsOf, declare, freeBuffers, laneBuffers } from "../bindings.js";
 import { Body } from "../body.js";
 import { emitExpr, emitStore } from "../expr.js";
-import type { Axis, Bound, Buffer, Expr, Kernel, Limits, Lowered, ReduceSpec, ScalarType, Store } from "../kernel.js";
+import type { Affine, Axis, Bound, Buffer, Expr, Kernel, Limits, Lowered, ReduceSpec, ScalarType, Store } from "../kernel.js";
 import { MAX_TRIPS } from "../limits.js";
 import { isNan, literal, vectorOf } from "../wgsl.js";
 import { decode, grid, identifier, indicesOf, mapIndices, mapStores, mergeAxes, product, WORKGROUP } from "./iterate.js";
 
+/** A thread of a conditional sum takes up to this many neighbours. */
+const MAX_BLOCK = 16;
 /** Unroll reductions up to this many elements (pooling windows). */
 const UNROLL = 16;
 /** Below this many threads a long sum is split. */
 const ENOUGH_THREADS = 512;
 
 export function lowerReduce(spec: ReduceSpec, limits: Limits): Lowered {
-  const outer = mergeAxes(spec.axes, [...spec.stores.flatMap((s) => [s.address, ...indicesOf(s.value)]), ...indicesOf(spec.value)]);
-  const inner = mergeAxes(spec.reduction, [...indicesOf(spec.value)]);
+  const outer = mergeAxes(spec.axes, [...spec.stores.flatMap((s) => [s.address, ...indicesOf(s.value)]), ...indicesOf(spec.value), ...whenIndices(spec)]);
+  const inner = mergeAxes(spec.reduction, [...indicesOf(spec.value), ...whenIndices(spec)]);
   const to = new Map([...outer.to, ...inner.to]);
   const value = mapIndices(spec.value, to);
   const stores = mapStores(spec.stores, to);
   const outputs = product(outer.axes);
   const length = product(inner.axes);
-  const merged: ReduceSpec = { ...spec, axes: outer.axes, reduction: inner.axes, value, stores };
-  if (spec.combine !== "argmax" && outputs < ENOUGH_THREADS && length >= 64) {
+  const merged: ReduceSpec = { ...spec, axes: outer.axes, reduction: inner.axes, value, ...whenOf(spec, (e) => mapIndices(e, to)), stores };
+  if (spec.combine !== "argmax" && ((outputs < ENOUGH_THREADS && length >= 64) || length > MAX_TRIPS)) {
     const split = splitFactor(inner.axes, outputs) ?? (length > MAX_TRIPS ? raggedSplit(inner.axes) : undefined);
     if (split) return twoPasses(merged, split.axis, split.parts, limits);
   }
   if (length > MAX_TRIPS) throw new CompileError("too-large", `a reduction over ${length} elements exceeds the ${MAX_TRIPS} loop steps one thread may take`, undefined, "reduce the batch or the tensor");
   return { kernels: [serial(merged, limits)], scratch: [] };
 }
+
+const whenIndices = (spec: ReduceSpec): readonly Affine[] => (spec.when ? [...indicesOf(spec.when)] : []);
+const whenOf = (spec: ReduceSpec, f: (e: Expr) => Expr): { when?: Expr } => (spec.when ? { when: f(spec.when) } : {});
 
 /** How to cut a reduction axis: the divisor nearest twice the square root of the length, if it leaves both passes work they can do. */
 function splitFactor(axes: readonly Axis[], outputs: number): { axis: Axis; parts: number } | undefined {
@@ -58,6 +63,7 @@ function twoPasses(spec: ReduceSpec, axis: Axis, parts: number, limits: Limits):
   const rest: Axis = { name: `${axis.name}q`, size: Math.ceil(axis.size / parts) };
   const beyond: Bound[] = parts * rest.size > axis.size ? [{ expr: { at: 0, by: new Map([[part, rest.size], [rest, 1]]) }, low: 0, high: axis.size }] : [];
   const guarded = (e: Expr): Expr => (beyond.length === 0 ? e : { kind: "masked", dtype: e.dtype, bounds: beyond, quotients: [], inner: e, fill: spec.combine === "sum" ? 0 : lowest(e.dtype) });
+  const { when: _, ...unconditional } = spec;
   const to = new Map([[axis, { at: 0, by: new Map([[part, rest.size], ...(rest.size > 1 ? [[rest, 1] as const] : [])]) }]]);
   const dtype = spec.value.dtype === "i32" || spec.value.dtype === "u32" ? spec.value.dtype : "f32";
   const partials: Buffer = { name: "partials", dtype, elements: product(spec.axes) * parts };
@@ -71,10 +77,10 @@ function twoPasses(spec: ReduceSpec, axis: Axis, parts: number, limits: Limits):
   const address = { at: 0, by };
   const first = serial({
     ...spec, label: `${spec.label}: partial sums`, axes: [part, ...spec.axes], reduction: spec.reduction.flatMap((a) => (a === axis ? (rest.size > 1 ? [rest] : []) : [a])),
-    value: guarded(mapIndices(spec.value, to)), stores: [{ buffer: partials, address, value: { kind: "acc", dtype } }],
+    value: guarded(mapIndices(spec.value, to)), ...whenOf(spec, (e) => guarded(mapIndices(e, to))), stores: [{ buffer: partials, address, value: { kind: "acc", dtype } }],
   }, limits);
   const second = serial({
-    ...spec, reduction: [part],
+    ...unconditional, reduction: [part],
     value: { kind: "load", dtype, access: { buffer: partials, address, bounds: [], quotients: [], fill: 0 } },
   }, limits);
   return { kernels: [first, second], scratch: [partials] };
@@ -82,8 +88,8 @@ function twoPasses(spec: ReduceSpec, axis: Axis, parts: number, limits: Limits):
 
 function serial(spec: ReduceSpec, limits: Limits): Kernel {
   const last = spec.axes[spec.axes.length - 1];
-  const operand: Store[] = [{ buffer: OPERAND, address: { at: 0, by: new Map() }, value: spec.value }];
-  const lanes = last && spec.combine !== "argmax" && useLanes(spec, last) ? last : undefined;
+  const operand: Store[] = [spec.value, ...(spec.when ? [spec.when] : [])].map((value) => ({ buffer: OPERAND, address: { at: 0, by: new Map() }, value }));
+  const lanes = last && !spec.when && spec.combine !== "argmax" && useLanes(spec, last) ? last : undefined;
   const vec4 = lanes
     ? new Set([...laneBuffers([...spec.stores, ...operand], lanes, true)])
     : new Set<Buffer>();
@@ -91,18 +97,21 @@ function serial(spec: ReduceSpec, limits: Limits): Kernel {
   const read = freeBuffers(operand);
   const bindings = bindingsOf([...read.loads, ...used.loads, ...used.stores], new Set(used.stores), used.run || read.run);
 
-  const counts = spec.axes.map((axis) => ({ axis, count: axis === lanes ? axis.size / 4 : axis.size, scale: axis === lanes ? 4 : 1 }));
+  const block = spec.when && last && !whenIndices(spec).some((i) => i.by.has(last)) ? blockOf(last.size) : 1;
+  const step = (axis: Axis): number => (axis === lanes ? 4 : axis === last ? block : 1);
+  const counts = spec.axes.map((axis) => ({ axis, count: axis.size / step(axis), scale: step(axis) }));
   const threads = counts.reduce((n, c) => n * c.count, 1);
   const { workgroups, thread } = grid(threads, limits);
   const body = new Body();
   body.push(`let thread = ${thread};`);
   body.push(`if (thread >= ${threads}u) { return; }`);
   const spelled = decode(counts, "thread", (line) => body.push(line));
-  const acc = accumulate(body, spec, spelled, lanes, vec4);
-  const point: Point = { axis: (a) => spelled.get(a) ?? 0, acc, ...(lanes ? { lanes } : {}) };
+  const points = spec.when
+    ? accumulateWhere(body, spec, spec.when, spelled, block)
+    : [{ axis: (a: Axis) => spelled.get(a) ?? 0, acc: accumulate(body, spec, spelled, lanes, vec4), ...(lanes ? { lanes } : {}) }];
   // every value before any store: a second store must not see what the first one wrote
-  for (const store of spec.stores) emitExpr(body, store.value, point, vec4);
-  for (const store of spec.stores) emitStore(body, store, point, vec4);
+  for (const point of points) for (const store of spec.stores) emitExpr(body, store.value, point, vec4);
+  for (const point of points) for (const store of spec.stores) emitStore(body, store, point, vec4);
   return {
     name: `reduce_${spec.combine}_${product(spec.axes)}x${product(spec.reduction)}`,
     wgsl: `// ${spec.label}: ${spec.combine} over ${product(spec.reduction)}, ${threads} thread${threads === 1 ? "" : "s"}${lanes ? " of 4 lanes" : ""}
@@ -115,6 +124,41 @@ ${body.lines.join("\n")}
 `.replace("\n\n", "\n"),
     bindings, workgroups,
   };
+}
+
+/** How many neighbours along the last axis one thread sums: they share the condition. */
+function blockOf(size: number): number {
+  for (let n = Math.min(MAX_BLOCK, size); n > 1; n--) if (size % n === 0) return n;
+  return 1;
+}
+
+/** Loops in which only elements where `when` holds are read and added; one accumulator for each of the block's places. */
+function accumulateWhere(body: Body, spec: ReduceSpec, when: Expr, spelled: Map<Axis, string | number>, block: number): Point[] {
+  const last = spec.axes[spec.axes.length - 1];
+  const { dtype } = spec.value;
+  const accs = Array.from({ length: block }, (_, j) => `acc${j}`);
+  for (const acc of accs) body.push(`var ${acc}: ${dtype} = ${literal(dtype, 0)};`);
+  const values = new Map(spelled);
+  const at = (j: number): Point => {
+    const base = last && (spelled.get(last) ?? 0);
+    const place = j === 0 || base === undefined ? base : typeof base === "number" ? base + j : `(${base} + ${j})`;
+    return { axis: (a) => (a === last && place !== undefined ? place : (values.get(a) ?? 0)) };
+  };
+  const outside = body.indent;
+  for (const [k, axis] of spec.reduction.entries()) {
+    const name = `${identifier(axis.name)}_r${k}`;
+    body.push(`for (var ${name}: i32 = 0; ${name} < ${axis.size}; ${name}++) {`);
+    body.indent += "  ";
+    values.set(axis, name);
+  }
+  body.push(`if (${emitExpr(body, when, at(0), new Set())}) {`);
+  body.indent += "  ";
+  accs.forEach((acc, j) => body.push(`${acc} += ${emitExpr(body, spec.value, at(j), new Set())};`));
+  for (let depth = spec.reduction.length; depth >= 0; depth--) {
+    body.indent = outside + "  ".repeat(depth);
+    body.push("}");
+  }
+  return accs.map((acc, j) => ({ ...at(j), acc }));
 }
 
 /** Stands for "the value that is reduced" where only its reads matter. */

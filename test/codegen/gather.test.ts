@@ -63,6 +63,10 @@ describe("scatter", () => {
   for (const [b, n, width, rows] of [[1, 1, 1, 1], [1, 5, 3, 7], [2, 65, 4, 3], [3, 5, 8, 64], [1, 2, 63, 7], [1, 300, 5, 6]] as const)
     it(`sums ${n} rows of ${width} into ${rows}, ${b} tables`, async () =>
       void (await same([b, n, width], plain, n, (g, t, i) => g.emit("scatter", [t, i], { rows }))));
+  it("sums more rows than one thread may loop over, into many and into few", async () => {
+    await same([1, 60_001, 1], plain, 60_001, (b, t, i) => b.emit("scatter", [t, i], { rows: 600 }));
+    await same([1, 60_001, 3], plain, 60_001, (b, t, i) => b.emit("scatter", [t, i], { rows: 2 }));
+  });
   it("sums a value that is computed in place, with work behind the sum", async () => {
     await same([2, 6, 4], plain, 6, (b, t, i) => b.emit("tanh", [b.emit("scatter", [b.emit("mul", [t, t]), i], { rows: 5 })]));
   });

@@ -171,7 +171,7 @@ describe("integers and booleans", () => {
 
   it("comparisons of floats, integers and NaN", async () => {
     const ops = ["lt", "le", "gt", "ge", "eq", "ne"] as const;
-    for (const [a, c] of [[x, y], [floats(1, 2, -0, Number.POSITIVE_INFINITY, 1.5), floats(2, 2, 0, 1e38, -1.5)], [typed("u32", 0, 4294967295, 5), typed("u32", 4294967295, 0, 5)]] as const) {
+    for (const [a, c] of [[x, y], [floats(1, 2, -0, Number.POSITIVE_INFINITY, 1.5, Number.NaN, Number.NaN, 1), floats(2, 2, 0, 1e38, -1.5, Number.NaN, 0, Number.NaN)], [typed("u32", 0, 4294967295, 5), typed("u32", 4294967295, 0, 5)]] as const) {
       const { got, want } = await both({ a, c }, (b, v) => Object.fromEntries(ops.map((op) => [op, b.emit(op, [v.a as Value, v.c as Value])])));
       for (const op of ops) expect([...(got[op] as NdArray).data], `${op} of ${a.dtype}`).toEqual([...(want[op] as NdArray).data]);
     }
