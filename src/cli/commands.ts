@@ -28,5 +28,5 @@ export const COMMANDS: readonly CommandSpec[] = [
     flags: [...MODEL, "loss", "loss-weight", "batch", "fisher", "fisher-samples", "sharing", ...REGISTER.filter((f) => f !== "strict" && f !== "fallback"), "damping", "data", "target", "example-weight", "scale", "split", "weights", "seed", "out", ...GENERAL],
     examples: ["kfacc fisher trained.onnx --loss softmax-ce --data mnist/ -o factors.safetensors", "kfacc fisher net.onnx --data train.npz --fisher exact --json"] },
   { name: "devices", usage: "devices", doc: "The ways to a WebGPU device on this machine.", flags: [...GENERAL], examples: [] },
-  { name: "help", usage: "help [topic]", doc: "This list, a command's flags, or the errors (kfacc help errors).", flags: [...GENERAL], examples: [] },
+  { name: "help", usage: "help [topic]", doc: "This list, a command's flags, the errors (kfacc help errors), or the ONNX ops that are read (kfacc help ops).", flags: [...GENERAL], examples: [] },
 ];

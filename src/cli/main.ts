@@ -30,7 +30,7 @@ async function run(argv: readonly string[]): Promise<number> {
     case "verify": return (await import("./verify.js")).verifyCommand(path, s, io);
     case "fisher": await (await import("./fisher.js")).fisherCommand(path, s, io); break;
     case "devices": await (await import("./inspect.js")).devicesCommand(io); break;
-    case "help": helpCommand(args[0], version); break;
+    case "help": await helpCommand(args[0], version); break;
     default:
       printHelp(undefined, COMMANDS, version);
       return 2;
@@ -38,12 +38,18 @@ async function run(argv: readonly string[]): Promise<number> {
   return 0;
 }
 
-function helpCommand(topic: string | undefined, version: string): void {
+async function helpCommand(topic: string | undefined, version: string): Promise<void> {
   if (topic === "errors") {
     process.stdout.write(`${table(["code", "meaning"], Object.entries(ERROR_CODES))}\n`);
     return;
   }
+  if (topic === "ops") {
+    const [{ OP_TOPICS }, { opNames, REFUSED }] = [await import("../import/ops/index.js"), await import("../tables.js")];
+    const rows = OP_TOPICS.map(([name, ops]) => `${name}\n  ${opNames(ops)}`);
+    process.stdout.write(`${rows.join("\n")}\n\nrefused by name\n  ${REFUSED}\n`);
+    return;
+  }
   const spec = COMMANDS.find((c) => c.name === topic);
-  if (topic !== undefined && !spec) throw new CompileError("usage", `there is no help on "${topic}"`, undefined, "kfacc help lists the commands; kfacc help errors the errors");
+  if (topic !== undefined && !spec) throw new CompileError("usage", `there is no help on "${topic}"`, undefined, "kfacc help lists the commands; kfacc help errors the errors; kfacc help ops the ONNX ops");
   printHelp(spec, COMMANDS, version);
 }

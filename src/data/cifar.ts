@@ -73,6 +73,14 @@ export async function holdsCifar(folder: string): Promise<boolean> {
   return false;
 }
 
+/** A file of the data set and its place in it. */
+interface Part {
+  readonly path: string;
+  readonly where: string;
+  readonly bytes: Uint8Array;
+  readonly format: Format;
+}
+
 /**
  * Files one after the other as one data set.
  *
@@ -80,36 +88,33 @@ export async function holdsCifar(folder: string): Promise<boolean> {
  *   or has a label that is no class; `where` names the file and record.
  */
 export async function readCifar(paths: readonly string[]): Promise<Cifar> {
-  const parts = await Promise.all(paths.map(async (path) => ({ path, where: `file "${path}"`, bytes: await readMaybeGzip(path) })));
-  const formats = parts.map(({ bytes, path, where }) => formatOf(bytes.length, basename(path), where));
-  const [format, first] = [formats[0] as Format, parts[0] as (typeof parts)[number]];
-  const stray = formats.findIndex((f) => f !== format);
-  if (stray >= 0) throw new CompileError("bad-data", `${formats[stray]?.name} records, ${format.name} in ${first.where}`, parts[stray]?.where as string, "keep the two data sets in folders of their own");
-  const record = recordOf(format);
-  const counts = parts.map(({ bytes }) => bytes.length / record);
-  const count = counts.reduce((a, b) => a + b, 0);
-  const [images, labels] = [new Uint8Array(count * PIXELS), new Uint8Array(count)];
-  const placeAt = (n: number): string => {
-    const part = counts.findIndex((_, k) => n < startOf(counts, k + 1));
-    return `${parts[part]?.where}, record ${n - startOf(counts, part)}`;
-  };
-  for (const [k, { bytes }] of parts.entries())
-    for (let r = 0, n = startOf(counts, k); r < (counts[k] as number); r++, n++) {
-      labels[n] = bytes[r * record + format.label] as number;
-      images.set(bytes.subarray(r * record + format.head, (r + 1) * record), n * PIXELS);
-    }
+  const parts = await Promise.all(paths.map(readPart));
+  const { format, where, path } = parts[0] as Part;
+  const stray = parts.find((p) => p.format !== format);
+  if (stray) throw new CompileError("bad-data", `${stray.format.name} records, ${format.name} in ${where}`, stray.where, "keep the two data sets in folders of their own");
+  const places = parts.flatMap((p) => Array.from({ length: p.bytes.length / recordOf(format) }, (_, record) => ({ part: p, record })));
+  const [images, labels] = [new Uint8Array(places.length * PIXELS), new Uint8Array(places.length)];
+  for (const [n, { part, record }] of places.entries()) {
+    const from = record * recordOf(format);
+    labels[n] = part.bytes[from + format.label] as number;
+    images.set(part.bytes.subarray(from + format.head, from + recordOf(format)), n * PIXELS);
+  }
+  const placeAt = (n: number): string => `${places[n]?.part.where}, record ${places[n]?.record}`;
   const wrong = labels.findIndex((label) => label >= format.classes);
   if (wrong >= 0) throw new CompileError("bad-data", `label ${labels[wrong]} is not one of ${format.name}'s 0 … ${format.classes - 1}`, placeAt(wrong), "the file is damaged, or of another format");
-  const classNames = await namesBeside(first.path, format);
+  const classNames = await namesBeside(path, format);
   return {
-    images: { shape: [count, ...IMAGE], data: images, where: first.where, at: (flat) => placeAt(Math.floor(flat / PIXELS)) },
-    labels: { shape: [count], data: labels, where: first.where, at: placeAt },
+    images: { shape: [places.length, ...IMAGE], data: images, where, at: (flat) => placeAt(Math.floor(flat / PIXELS)) },
+    labels: { shape: [places.length], data: labels, where, at: placeAt },
     ...(classNames && { classNames }),
   };
 }
 
-/** Examples before part k. */
-const startOf = (counts: readonly number[], k: number): number => counts.slice(0, k).reduce((a, b) => a + b, 0);
+async function readPart(path: string): Promise<Part> {
+  const where = `file "${path}"`;
+  const bytes = await readMaybeGzip(path);
+  return { path, where, bytes, format: formatOf(bytes.length, basename(path), where) };
+}
 
 /** A size that both records divide (every 3073 · 3074 bytes) is settled by the name. */
 function formatOf(bytes: number, name: string, where: string): Format {

@@ -24,35 +24,57 @@ export interface Use {
 
 const VIEWS = new Set(["Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Flatten", "Cast"]);
 const LINEAR: Readonly<Record<string, readonly number[]>> = { Gemm: [0, 1, 2], MatMul: [0, 1], Conv: [1, 2], ConvTranspose: [1, 2] };
+const placesOf = (op: string): readonly number[] => (Object.hasOwn(LINEAR, op) ? (LINEAR[op] ?? []) : []); // an op may be called "constructor"
 /** Ops in which a single number is arithmetic, not a weight. */
 const HELPERS = new Set(["Div", "Sub", "Pow", "Min", "Max", "Clip", "Mod", "Where", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Pad", "Resize", "Range", "OneHot"]);
 
 export class Roles {
   readonly #uses = new Map<string, Use[]>();
   readonly #madeBy = new Map<string, OnnxNode>();
+  readonly #computed = new Map<string, OnnxNode | undefined>();
 
   constructor(graph: OnnxGraph) {
     for (const node of graph.nodes) {
       node.inputs.forEach((name, input) => {
+        if (name === "") return;
         const list = this.#uses.get(name);
         if (list) list.push({ node, input });
         else this.#uses.set(name, [{ node, input }]);
       });
-      for (const name of node.outputs) this.#madeBy.set(name, node);
+      for (const name of node.outputs) if (name !== "") this.#madeBy.set(name, node);
     }
   }
 
-  /** Uses of a tensor by ops that compute with it, looking through views. */
+  /** Uses of a tensor by ops that compute with it, looking through views. (No recursion: a file may chain thousands of views.) */
   #reached(name: string): Use[] {
-    return (this.#uses.get(name) ?? []).flatMap((use) =>
-      VIEWS.has(use.node.op) && use.input === 0 ? this.#reached(use.node.outputs[0] ?? "") : [use]);
+    const found: Use[] = [];
+    const open = [name];
+    for (let at = open.pop(); at !== undefined; at = open.pop())
+      for (const use of this.#uses.get(at) ?? [])
+        if (VIEWS.has(use.node.op) && use.input === 0) open.push(use.node.outputs[0] ?? "");
+        else found.push(use);
+    return found;
+  }
+
+  /** The node that computes a value, looking through views; asked once per value, as many may lie behind one chain. */
+  #computedBy(name: string): OnnxNode | undefined {
+    const passed: string[] = [];
+    let at = name;
+    let node = this.#madeBy.get(at);
+    while (node && VIEWS.has(node.op) && !this.#computed.has(at)) {
+      passed.push(at);
+      at = node.inputs[0] ?? "";
+      node = this.#madeBy.get(at);
+    }
+    const found = this.#computed.has(at) ? this.#computed.get(at) : node;
+    for (const view of passed) this.#computed.set(view, found);
+    return found;
   }
 
   /** Whether a value is a linear op's result, looking through views. */
   #isLinear(name: string): boolean {
-    const node = this.#madeBy.get(name);
-    if (!node) return false;
-    return VIEWS.has(node.op) ? this.#isLinear(node.inputs[0] ?? "") : node.op in LINEAR;
+    const node = this.#computedBy(name);
+    return node !== undefined && Object.hasOwn(LINEAR, node.op);
   }
 
   initializer(name: string, dims: readonly number[]): Role {
@@ -66,15 +88,16 @@ export class Roles {
 
   /** What a value is a mere copy of. */
   source(name: string): string {
-    const node = this.#madeBy.get(name);
-    return node?.op === "Identity" ? this.source(node.inputs[0] ?? "") : name;
+    let at = name;
+    for (let node = this.#madeBy.get(at); node?.op === "Identity"; node = this.#madeBy.get(at)) at = node.inputs[0] ?? "";
+    return at;
   }
 
   /** For the float result of a Constant or ConstantOfShape node. */
   constantNode(name: string, elements: number): Role {
     if (elements <= 1) return "constant";
     const serves = this.#reached(name).some(({ node, input }) =>
-      LINEAR[node.op]?.includes(input) || (node.op === "Add" && this.#isLinear(node.inputs[1 - input] ?? "")));
+      placesOf(node.op).includes(input) || (node.op === "Add" && this.#isLinear(node.inputs[1 - input] ?? "")));
     return serves ? "trainable" : "constant";
   }
 }

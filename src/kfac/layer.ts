@@ -6,7 +6,15 @@ import type { Value } from "../../ir/graph.js";
 import type { MatrixDigits, LayerInfo } from "../../runtime/artifact.js";
 
 export type LayerKindName = "dense" | "conv" | "convT" | "embed" | "norm";
-export const LAYER_KINDS: readonly LayerKindName[] = ["dense", "conv", "convT", "embed", "norm"];
+/** Each kind as documented: how it looks in a graph, and the curvature it gets. */
+export const KIND_DOCS: Readonly<Record<LayerKindName, { readonly found: string; readonly curvature: string }>> = {
+  dense: { found: "any product with a weight: Gemm, MatMul + Add, any leading axes (sequences, attention projections), weights transposed, reshaped, constant, or sliced (each part is a layer)", curvature: "A ⊗ G" },
+  conv: { found: "1-D, 2-D, 3-D, strides, asymmetric and auto pads, dilation, 1×1, bias by a separate Add; with groups or depthwise one exact (A, G) pair per group", curvature: "A ⊗ G over patches" },
+  convT: { found: "transposed convolutions, output padding, groups, dilation", curvature: "A ⊗ G over the zero-stuffed input" },
+  embed: { found: "Gather of a table", curvature: "diagonal A (token counts) ⊗ G" },
+  norm: { found: "scale and shift of Batch-, Layer-, Group-, Instance-, RMS-norm, however spelled; any learned elementwise gain", curvature: "exact 2×2 (or 1×1) Fisher block per channel" },
+};
+export const LAYER_KINDS = Object.keys(KIND_DOCS) as readonly LayerKindName[];
 
 /**
  * A value's axes by role, each list in the order of the matrix form: as a matrix it is [groups.., positions.., features..] with each

@@ -98,7 +98,7 @@ describe("what cannot be right is refused:", () => {
     ["an empty file", { "data_batch_1.bin": "" }, 'bad-data: the file is empty | file "data_batch_1.bin"'],
     ["an empty archive", { "data_batch_1.bin.gz": gzipSync(new Uint8Array(0)) }, 'bad-data: the file is empty | file "data_batch_1.bin.gz"'],
     ["a cut archive", { "data_batch_1.bin.gz": gzipSync(record(1)).subarray(0, -9) }, 'bad-data: cannot be unpacked: unexpected end of file | file "data_batch_1.bin.gz"'],
-    ["a label that is no class, in a later file", { "data_batch_1.bin": joined(plain(1, 0), plain(2, 0)), "data_batch_2.bin": joined(plain(9, 0), plain(10, 0)) }, `bad-data: label 10 is not one of CIFAR-10's 0 … 9 | file "data_batch_2.bin", record 1`],
+    ["a label that is no class, in a later file", { "data_batch_1.bin": joined(plain(1, 0), plain(2, 0)), "data_batch_2.bin": joined(plain(10, 0), plain(9, 0)) }, `bad-data: label 10 is not one of CIFAR-10's 0 … 9 | file "data_batch_2.bin", record 0`],
     ["a fine label that is no class", { "train.bin": hundred(3, 100) }, `bad-data: label 100 is not one of CIFAR-100's 0 … 99 | file "train.bin", record 0`],
     ["two formats as one data set", { "data_batch_1.bin": plain(1, 0), "train.bin": hundred(3, 1) }, 'bad-data: CIFAR-100 records, CIFAR-10 in file "data_batch_1.bin" | file "train.bin"'],
     ["the Python version", { data_batch_1: "x" }, 'bad-data: CIFAR-10 as Python pickles, which are programs and not read | folder "" | fetch the binary version'],

@@ -57,6 +57,7 @@ describe("composed functions keep relative accuracy on the adapter", () => {
 
   it("NaN and infinities are told from numbers", async () => {
     const x = [1, Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, 0, 3.4e38, -3.4e38];
+    expect([...(await apply("Cast", x, { to: BOOL }, BOOL))]).toEqual([1, 1, 1, 1, 0, 1, 1]);
     expect([...(await apply("IsNaN", x, {}, BOOL))]).toEqual([0, 1, 0, 0, 0, 0, 0]);
     expect([...(await apply("IsInf", x, {}, BOOL))]).toEqual([0, 0, 1, 1, 0, 0, 0]);
     expect([...(await apply("IsInf", x, { detect_negative: 0 }, BOOL))]).toEqual([0, 0, 1, 0, 0, 0, 0]);

@@ -5,7 +5,14 @@ import { spellType } from "../../ir/type.js";
 import { importModel } from "../../src/import/import.js";
 import { loadModel } from "../../src/import/onnx.js";
 import { type AttrSpec, buildModel, floats, type NodeSpec } from "../support/onnx-model.js";
-import { expectAgrees, random } from "../support/onnx-run.js";
+import { expectGradient } from "../support/gradient.js";
+import { bindingsOf, expectAgrees as expectOutputs, random, seeded } from "../support/onnx-run.js";
+
+/** What onnxruntime computes, and the derivative of finite differences. */
+async function expectAgrees(model: Uint8Array, seed: number, scale = 1, shift = 0): Promise<void> {
+  const made = await expectOutputs(model, seed, scale, shift);
+  expectGradient(made.graph, bindingsOf(made, seeded(made.graph, seed, scale, shift)), seed);
+}
 
 const weight = (dims: readonly number[], seed: number) => floats(dims, [...random(dims.reduce((a, b) => a * b, 1), seed)]);
 
@@ -27,6 +34,9 @@ const CONVS: readonly [string, readonly number[], readonly number[], Readonly<Re
   ["SAME_UPPER", [1, 2, 6, 5], [3, 2, 3, 2], { auto_pad: "SAME_UPPER", strides: [2, 2] }],
   ["SAME_LOWER", [1, 2, 6, 5], [3, 2, 3, 2], { auto_pad: "SAME_LOWER", strides: [2, 2] }],
   ["VALID", [1, 2, 6, 5], [3, 2, 3, 2], { auto_pad: "VALID" }],
+  ["SAME_LOWER along one axis", [2, 2, 7], [3, 2, 4], { auto_pad: "SAME_LOWER", strides: [3] }],
+  ["three axes in groups", [1, 4, 4, 3, 4], [4, 2, 2, 2, 3], { group: 2, strides: [1, 2, 1], pads: [1, 0, 1, 0, 1, 1] }],
+  ["a kernel_shape beside the weight's", [1, 2, 5, 5], [3, 2, 3, 2], { kernel_shape: [3, 2], auto_pad: "NOTSET" }],
 ];
 
 describe("convolutions compute what onnxruntime computes", () => {
@@ -42,6 +52,14 @@ describe("convolutions compute what onnxruntime computes", () => {
     ["output padding and dilations", [1, 2, 4, 4], [2, 2, 3, 3], { strides: [2, 2], output_padding: [1, 1], dilations: [2, 1] }],
     ["groups", [1, 4, 3, 3], [4, 2, 2, 2], { group: 2, strides: [2, 2] }],
     ["one axis", [2, 3, 5], [3, 2, 4], { strides: [3] }],
+    ["three axes", [1, 2, 3, 2, 3], [2, 3, 2, 3, 2], { strides: [2, 1, 2], pads: [0, 1, 0, 1, 1, 0] }],
+    ["SAME_UPPER", [1, 2, 3, 4], [2, 2, 4, 3], { auto_pad: "SAME_UPPER", strides: [2, 2] }],
+    ["SAME_LOWER", [1, 2, 3, 4], [2, 2, 4, 3], { auto_pad: "SAME_LOWER", strides: [2, 2] }],
+    ["VALID", [1, 2, 3, 4], [2, 2, 3, 3], { auto_pad: "VALID", strides: [2, 1] }],
+    ["an output shape", [1, 2, 3, 3], [2, 2, 3, 3], { strides: [3, 2], output_shape: [8, 6] }],
+    ["an output shape larger than the windows reach", [1, 2, 3, 3], [2, 2, 3, 3], { strides: [3, 2], output_shape: [10, 8] }],
+    ["an output shape with an odd padding, SAME_UPPER", [1, 2, 3, 3], [2, 2, 3, 3], { strides: [3, 2], output_shape: [8, 6], auto_pad: "SAME_UPPER" }],
+    ["groups, dilations and output padding along one axis", [2, 4, 5], [4, 1, 3], { group: 2, strides: [3], dilations: [2], output_padding: [2], pads: [1, 2] }],
   ];
   for (const [name, x, w, attrs] of TRANSPOSED)
     it(`transposed: ${name}`, async () => {

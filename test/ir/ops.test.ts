@@ -293,8 +293,9 @@ describe("ties and ends", () => {
     expect(gradientAt("reduce_max", [[1, 4, 4]], { axes: [0] })).toEqual([[0, 1, 0]]);
   });
 
-  it("x² has its derivative at negative x, and x^y none with respect to y there", () => {
+  it("x² has its derivative at negative x, and x^y none with respect to y there; x^0 is flat, at 0 too", () => {
     expect(gradientAt("pow", [[-3], [2]])).toEqual([[-6], [0]]);
+    expect(gradientAt("pow", [[0], [0]])).toEqual([[0], [0]]);
   });
 
   const apply = (op: OpName, xs: readonly number[][], dtype: DType, attrs: Attrs = {}): number[] => {

@@ -25,6 +25,8 @@ function converted(c: Context, to: Exclude<OnnxType, "string">): Value {
   if (to === "float16" || to === "bfloat16") return half(c, castTo(c, x, "f32"), to);
   if ((to === "uint32" || to === "uint64") && from === "i32" && !c.numbers(0)?.data.every((n) => n >= 0))
     throw c.refuse(`integers to ${to} are not supported`, "kfacc computes with signed integers of 32 bits; export them as int64");
+  // as a comparison, which is true of NaN on every adapter
+  if (to === "bool" && from === "f32") return c.emit("ne", [x, like(c, 0, x)]);
   const y = castTo(c, x, irType(to));
   const narrow = NARROW[to];
   return narrow && from !== "bool" ? wrapped(c, y, narrow) : y;

@@ -1,6 +1,5 @@
 /** Constants, shapes as numbers, and ops that pass their input on. */
 import { CompileError } from "../../../ir/error.js";
-import type { Value } from "../../../ir/graph.js";
 import type { NdArray } from "../../../ir/ndarray.js";
 import { type DType, size } from "../../../ir/type.js";
 import { type Context, type ImportOp, scaledAxes } from "../context.js";

@@ -1,9 +1,10 @@
 /** Convolutions: a contraction of a window view with the weight. */
 import { CompileError } from "../../../ir/error.js";
 import type { Value } from "../../../ir/graph.js";
+import { sameShape } from "../../../ir/type.js";
 import type { Context, ImportOp } from "../context.js";
 import { along, reshape } from "./common.js";
-import { slides, windows } from "./sliding.js";
+import { entries, slides, windows } from "./sliding.js";
 
 const POSITIONS = "hwd";
 const TAPS = "ijk";
@@ -12,8 +13,11 @@ const TAPS = "ijk";
 const viewLabels = (rank: number): string => Array.from({ length: rank }, (_, d) => `${POSITIONS[d]}${TAPS[d]}`).join("");
 
 function spatialRank(c: Context): number {
-  const rank = c.shape(0).length - 2;
-  if (rank < 1 || rank > 3 || c.shape(1).length !== rank + 2) throw c.refuse(`input [${c.shape(0)}] with weight [${c.shape(1)}] is not supported`, "1 to 3 spatial axes are");
+  const [x, w] = [c.shape(0), c.shape(1)];
+  const rank = x.length - 2;
+  if (rank < 1 || rank > 3 || w.length !== rank + 2) throw c.refuse(`input [${x}] with weight [${w}] is not supported`, "1 to 3 spatial axes are");
+  const said = c.intList("kernel_shape") ?? [];
+  if (said.length > 0 && !sameShape(said, w.slice(2))) throw new CompileError("bad-model", `${c.node.op}: kernel_shape [${said}] with weight [${w}]`, c.where);
   return rank;
 }
 
@@ -57,15 +61,10 @@ function convTranspose(c: Context): Value {
   const [n, channels, ...extents] = x.type.shape as [number, number, ...number[]];
   const [inChannels, perGroup, ...taps] = w.type.shape as [number, number, ...number[]];
   const groups = c.int("group", 1);
-  if (inChannels !== channels || channels % groups !== 0)
+  if (groups < 1 || inChannels !== channels || channels % groups !== 0)
     throw new CompileError("shape-mismatch", `ConvTranspose: input [${x.type.shape}] and weight [${w.type.shape}] do not fit`, c.where);
-  const ones = new Array<number>(rank).fill(1);
-  const pick = (name: string, fallback: readonly number[]): readonly number[] => {
-    const given = c.intList(name);
-    return given && given.length > 0 ? given : fallback;
-  };
-  const [strides, dilations, extra] = [pick("strides", ones), pick("dilations", ones), pick("output_padding", ones.map(() => 0))];
-  const pads = pick("pads", [...ones, ...ones].map(() => 0));
+  const [strides, dilations] = [entries(c, "strides", rank, 1), entries(c, "dilations", rank, 1)];
+  const [extra, pads] = [entries(c, "output_padding", rank, 0), entries(c, "pads", 2 * rank, 0)];
   const wanted = c.intList("output_shape");
   const auto = c.text("auto_pad", "NOTSET");
   const axes = extents.map((extent, d) => {

@@ -30,9 +30,22 @@ import { sortOps } from "./sort.js";
 import { trigOps } from "./trig.js";
 import { unpoolOps } from "./unpool.js";
 
-export const IMPORT_OPS: ReadonlyMap<string, ImportOp> = new Map(Object.entries({
-  ...mathOps, ...trigOps, ...bitOps, ...castOps, ...activationOps, ...linearOps, ...convOps, ...poolOps, ...normOps, ...reduceOps, ...shapeOps, ...selectOps, ...constantOps, ...dropoutOps,
-  ...attentionOps, ...rotaryOps, ...linearAttentionOps, ...fusedAttentionOps,
-  ...argumentOps, ...lossOps, ...sortOps, ...cumulativeOps, ...dynamicOps, ...unpoolOps,
-  ...gatherOps, ...scatterOps, ...padOps, ...resizeOps, ...gridOps,
-}));
+/** By topic, as the documentation lists them. */
+export const OP_TOPICS: readonly (readonly [topic: string, ops: Readonly<Record<string, ImportOp>>])[] = [
+  ["arithmetic, comparison, logic", { ...mathOps, ...trigOps, ...bitOps }],
+  ["activations", { ...activationOps, ...dropoutOps }],
+  ["matrix products", linearOps],
+  ["convolution", convOps],
+  ["pooling", { ...poolOps, ...unpoolOps }],
+  ["normalisation", normOps],
+  ["reductions", { ...reduceOps, ...argumentOps }],
+  ["sorting and running sums", { ...sortOps, ...cumulativeOps }],
+  ["losses", lossOps],
+  ["shapes", { ...shapeOps, ...padOps }],
+  ["parts and indices", { ...selectOps, ...gatherOps, ...scatterOps }],
+  ["resampling", { ...resizeOps, ...gridOps }],
+  ["attention and state", { ...attentionOps, ...rotaryOps, ...linearAttentionOps, ...fusedAttentionOps }],
+  ["constants, types, control", { ...constantOps, ...castOps, ...dynamicOps }],
+];
+
+export const IMPORT_OPS: ReadonlyMap<string, ImportOp> = new Map(OP_TOPICS.flatMap(([, ops]) => Object.entries(ops)));

@@ -26,8 +26,8 @@ function maxPool(c: Context): readonly Value[] {
   let x = c.x(0);
   const high = all.map(reachBeyond);
   if (all.some((s, d) => s.low > 0 || (high[d] as number) > 0))
-    x = c.emit("pad", [x], { low: [0, 0, ...all.map((s) => s.low)], high: [0, 0, ...high], value: lowest(x.type.dtype) });
-  const view = windows(c, x, all.map((s) => ({ ...s, low: 0 })), 2);
+    x = c.emit("pad", [x], { low: [0, 0, ...all.map((s) => Math.max(0, s.low))], high: [0, 0, ...high], value: lowest(x.type.dtype) });
+  const view = windows(c, x, all.map((s) => ({ ...s, low: Math.min(0, s.low) })), 2);
   const y = c.emit("reduce_max", [view], { axes: tapAxes(all) });
   return c.wants(1) ? [y, places(c, all, c.emit("reduce_argmax", [view], { axes: tapAxes(all) }))] : [y];
 }
@@ -80,9 +80,12 @@ function pNorm(c: Context, x: Value, axes: readonly number[], p: number): Value 
   return c.emit("select", [nothing, like(c, 0, total), c.emit("pow", [some, like(c, 1 / p, total)])]);
 }
 
+/** A float in opset 1. */
+const exponent = (c: Context): number => (c.opset < 2 ? c.float("p", 2) : c.int("p", 2));
+
 function lpPool(c: Context): Value {
   const all = geometry(c);
-  return pNorm(c, windows(c, c.x(0), all, 2), tapAxes(all), c.int("p", 2));
+  return pNorm(c, windows(c, c.x(0), all, 2), tapAxes(all), exponent(c));
 }
 
 /** Over all spatial axes, which stay as 1. */
@@ -98,5 +101,5 @@ export const poolOps: Readonly<Record<string, ImportOp>> = {
   GlobalAveragePool: (c) => global(c, (x, axes) => mean(c, x, axes)),
   GlobalMaxPool: (c) => global(c, (x, axes) => c.emit("reduce_max", [x], { axes: [...axes] })),
   LpPool: lpPool,
-  GlobalLpPool: (c) => global(c, (x, axes) => pNorm(c, x, axes, c.int("p", 2))),
+  GlobalLpPool: (c) => global(c, (x, axes) => pNorm(c, x, axes, exponent(c))),
 };

@@ -16,15 +16,18 @@ export interface Slide {
   readonly count: number;
 }
 
+/** An attribute of so many whole numbers, or as many times the fallback where it is left out. */
+export function entries(c: Context, name: string, length: number, fallback: number): readonly number[] {
+  const given = c.intList(name) ?? [];
+  if (given.length === 0) return new Array<number>(length).fill(fallback);
+  if (given.length !== length) throw new CompileError("bad-model", `${c.node.op}: "${name}" has ${given.length} entries, not ${length}`, c.where);
+  return given;
+}
+
 /** Reads the attributes of Conv and the pools for spatial axes of these extents and kernel sizes. */
 export function slides(c: Context, extents: readonly number[], taps: readonly number[]): Slide[] {
   const rank = extents.length;
-  const list = (name: string, fallback: number, length = rank): readonly number[] => {
-    const given = c.intList(name);
-    if (given && given.length > 0 && given.length !== length) throw new CompileError("bad-model", `${c.node.op}: "${name}" has ${given.length} entries, not ${length}`, c.where);
-    return given && given.length > 0 ? given : new Array<number>(length).fill(fallback);
-  };
-  const [strides, dilations, pads] = [list("strides", 1), list("dilations", 1), list("pads", 0, 2 * rank)];
+  const [strides, dilations, pads] = [entries(c, "strides", rank, 1), entries(c, "dilations", rank, 1), entries(c, "pads", 2 * rank, 0)];
   const auto = c.text("auto_pad", "NOTSET");
   const ceil = c.int("ceil_mode", 0) !== 0;
   return extents.map((extent, d) => {

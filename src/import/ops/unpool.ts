@@ -4,14 +4,7 @@ import type { Value } from "../../../ir/graph.js";
 import { sameShape, size } from "../../../ir/type.js";
 import type { Context, ImportOp } from "../context.js";
 import { broadcast, castTo, like, reshape, sum, times } from "./common.js";
-
-/** An attribute with one entry per spatial axis (or two). */
-function list(c: Context, name: string, length: number, fallback: number): readonly number[] {
-  const given = c.intList(name) ?? [];
-  if (given.length === 0) return new Array<number>(length).fill(fallback);
-  if (given.length !== length) throw new CompileError("bad-model", `${c.node.op}: "${name}" has ${given.length} entries, not ${length}`, c.where);
-  return given;
-}
+import { entries } from "./sliding.js";
 
 /** Indices, −1 where a later element of the row has the same: i32[rows, m]. */
 function lastOfEach(c: Context, index: Value): Value {
@@ -32,8 +25,8 @@ function maxUnpool(c: Context): Value {
   const x = c.x(0);
   const [n, channels, ...counts] = x.type.shape as [number, number, ...number[]];
   const rank = counts.length;
-  const taps = list(c, "kernel_shape", rank, 1);
-  const [strides, pads] = [list(c, "strides", rank, 1), list(c, "pads", 2 * rank, 0)];
+  const taps = entries(c, "kernel_shape", rank, 1);
+  const [strides, pads] = [entries(c, "strides", rank, 1), entries(c, "pads", 2 * rank, 0)];
   const extents = counts.map((m, d) => (m - 1) * (strides[d] as number) + (taps[d] as number) - (pads[d] as number) - (pads[rank + d] as number));
   if (!sameShape(c.shape(1), x.type.shape) || extents.some((e) => e < 0)) throw new CompileError("shape-mismatch", `MaxUnpool: indices [${c.shape(1)}] for [${x.type.shape}] into [${extents}]`, c.where);
   if (c.has(2) && !sameShape(c.ints(2).slice(-rank), extents))
@@ -53,7 +46,7 @@ function col2Im(c: Context): Value {
   const x = c.x(0);
   const [image, block] = [c.ints(1), c.ints(2)];
   const rank = image.length;
-  const [strides, dilations, pads] = [list(c, "strides", rank, 1), list(c, "dilations", rank, 1), list(c, "pads", 2 * rank, 0)];
+  const [strides, dilations, pads] = [entries(c, "strides", rank, 1), entries(c, "dilations", rank, 1), entries(c, "pads", 2 * rank, 0)];
   const counts = image.map((h, d) => Math.floor((h + (pads[d] as number) + (pads[rank + d] as number) - ((block[d] as number) - 1) * (dilations[d] as number) - 1) / (strides[d] as number)) + 1);
   const [n, columns, patches] = x.type.shape as [number, number, number];
   const channels = columns / size(block);
