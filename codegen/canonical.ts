@@ -4,6 +4,7 @@
  */
 import type { Access, Affine, Axis, Bound, Buffer, Expr, KernelSpec, Quotient, Store } from "./kernel.js";
 import type { InverseSpec } from "./kernels/inverse.js";
+import type { ScatterSpec } from "./kernels/scatter-spec.js";
 
 export interface Canonical<S> {
   readonly key: string;
@@ -42,6 +43,13 @@ export function canonicalizeInverse(spec: InverseSpec): Canonical<InverseSpec> {
   const r = new Renamer();
   const made = { ...spec, matrix: r.buffer(spec.matrix, "matrix"), damping: r.buffer(spec.damping, "damping"), inverse: r.buffer(spec.inverse, "inverse"), status: r.buffer(spec.status, "status") };
   return { key: `inverse:${spec.batch}:${spec.n}`, spec: made, original: r.original };
+}
+
+export function canonicalizeScatter(spec: ScatterSpec): Canonical<ScatterSpec> {
+  const r = new Renamer();
+  const [batch, places, width] = [r.axis(spec.batch, "b"), r.axis(spec.places, "n"), r.axis(spec.width, "i")];
+  const made = { ...spec, batch, places, width, index: r.access(spec.index, "index"), value: r.access(spec.value, "value"), result: r.buffer(spec.result, "result") };
+  return { key: `scatter:${spec.rows}:${batch.size}:${places.size}:${width.size}:${accessKey(made.index)}|${accessKey(made.value)}`, spec: made, original: r.original };
 }
 
 class Renamer {
@@ -115,14 +123,16 @@ class Renamer {
   }
 }
 
+const affineKey = (a: Affine): string => `${a.at}${[...a.by].map(([axis, k]) => `${k >= 0 ? "+" : ""}${k}${axis.name}:${axis.size}`).sort().join("")}`;
+const boundsKey = (list: readonly Bound[]): string => list.map((b) => `{${affineKey(b.expr)}|${b.low}|${b.high}}`).join("");
+const quotientsKey = (list: readonly Quotient[]): string => list.map((q) => `{${affineKey(q.expr)}/${q.divisor}*${q.stride}}`).join("");
+const bufferKey = (b: Buffer): string => `${b.name}:${b.dtype}:${b.elements}`;
+const accessKey = (a: Access | "one"): string => (a === "one" ? a : `${bufferKey(a.buffer)}@${affineKey(a.address)}${boundsKey(a.bounds)}${quotientsKey(a.quotients)}f${a.fill}`);
+
 /** A text that two specs share exactly if they compute the same thing (labels aside). */
 function keyOf(spec: KernelSpec): string {
   const exprs = new Map<Expr, number>();
-  const affine = (a: Affine): string => `${a.at}${[...a.by].map(([axis, k]) => `${k >= 0 ? "+" : ""}${k}${axis.name}:${axis.size}`).sort().join("")}`;
-  const bounds = (list: readonly Bound[]): string => list.map((b) => `{${affine(b.expr)}|${b.low}|${b.high}}`).join("");
-  const quotients = (list: readonly Quotient[]): string => list.map((q) => `{${affine(q.expr)}/${q.divisor}*${q.stride}}`).join("");
-  const buffer = (b: Buffer): string => `${b.name}:${b.dtype}:${b.elements}`;
-  const access = (a: Access | "one"): string => (a === "one" ? a : `${buffer(a.buffer)}@${affine(a.address)}${bounds(a.bounds)}${quotients(a.quotients)}f${a.fill}`);
+  const [affine, bounds, quotients, buffer, access] = [affineKey, boundsKey, quotientsKey, bufferKey, accessKey];
   const expr = (e: Expr): string => {
     const seen = exprs.get(e);
     if (seen !== undefined) return `#${seen}`;

@@ -11,6 +11,7 @@ import { OPS } from "../ir/ops/index.js";
 import type { OpName } from "../ir/ops/names.js";
 import { sameShape } from "../ir/type.js";
 import type { Limits } from "./kernel.js";
+import { sortsPlaces } from "./kernels/scatter-spec.js";
 
 export interface Group {
   readonly root: Node;
@@ -46,7 +47,8 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
     if (node.op === "gather" || node.op === "scatter") {
       const at = base(node.inputs[1] as Value, producer);
       const made = producer.get(at);
-      if (made && OPS[made.op].elementwise && made.op !== "cast") needed.add(at);
+      if (sortsPlaces(node)) for (const v of node.inputs) needed.add(base(v, producer));
+      else if (made && OPS[made.op].elementwise && made.op !== "cast") needed.add(at);
     }
 
   const place = new Map(graph.nodes.map((n, k) => [n, k] as const));
@@ -157,7 +159,7 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
     return visit(node) ? taken : undefined;
   };
   const join = (node: Node, group: Group): boolean => {
-    if (group.root.op === "inverse" || !sameShape((group.root.results[0] as Value).type.shape, only(node).type.shape)) return false;
+    if (group.root.op === "inverse" || sortsPlaces(group.root) || !sameShape((group.root.results[0] as Value).type.shape, only(node).type.shape)) return false;
     const taken = path(node, group);
     if (!taken) return false;
     if (isSymmetric(group.root) && taken.some((n) => n.inputs.some((v) => ![...leaves(v)].every((leaf) => groupOf.get(leaf) === group)))) return false;

@@ -5,9 +5,10 @@ import { addAffine, axisIndex, constantIndex, scaleAffine } from "./affine.js";
 import type { Group } from "./fuse.js";
 import type { Affine, Axis, Buffer, Expr, KernelSpec, Store } from "./kernel.js";
 import type { InverseSpec } from "./kernels/inverse-spec.js";
+import type { ScatterSpec } from "./kernels/scatter-spec.js";
 import { flat, SplitAxis, Views } from "./view.js";
 
-export type Spec = KernelSpec | InverseSpec;
+export type Spec = KernelSpec | InverseSpec | ScatterSpec;
 
 export interface GroupContext {
   readonly group: Group;

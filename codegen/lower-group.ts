@@ -2,10 +2,12 @@
 import { type Node, only, type Value } from "../ir/graph.js";
 import { intAttr, intsAttr } from "../ir/op.js";
 import { type GroupContext, label, type Spec, storesOf, viewsOf, withSplits } from "./group-context.js";
-import type { Affine, Buffer, Expr } from "./kernel.js";
+import { axisIndex } from "./affine.js";
+import type { Access, Affine, Axis, Buffer, Expr } from "./kernel.js";
 import type { InverseSpec } from "./kernels/inverse-spec.js";
+import { type ScatterSpec, sortsPlaces } from "./kernels/scatter-spec.js";
 import { lowerContraction } from "./lower-contraction.js";
-import { NeedsBuffer } from "./view.js";
+import { asAccess, NeedsBuffer, SplitAxis } from "./view.js";
 
 export function lowerGroup(context: GroupContext): readonly Spec[] {
   const { root } = context.group;
@@ -14,7 +16,7 @@ export function lowerGroup(context: GroupContext): readonly Spec[] {
     case "contract": return lowerContraction(context);
     case "reduce_sum": case "reduce_max": case "reduce_argmax": return [lowerReduction(context)];
     case "fold": return [lowerFold(context)];
-    case "scatter": return [lowerScatter(context)];
+    case "scatter": return [sortsPlaces(root) ? lowerSorted(context) : lowerScatter(context)];
     default: return [lowerMap(context)];
   }
 }
@@ -45,6 +47,29 @@ function lowerReduction(context: GroupContext): Spec {
   });
 }
 const COMBINE = { reduce_sum: "sum", reduce_max: "max", reduce_argmax: "argmax" } as const;
+
+/** The same sum where it pays to sort the places by row first. */
+function lowerSorted({ group, buffers, producer }: GroupContext): ScatterSpec {
+  const { root } = group;
+  const [x, index] = root.inputs as [Value, Value];
+  const [b, n, i] = x.type.shape as [number, number, number];
+  const [batch, places, width]: Axis[] = [{ name: "b", size: b }, { name: "n", size: n }, { name: "i", size: i }];
+  if (!batch || !places || !width) throw new Error("unreachable");
+  const views = viewsOf({ group, buffers, producer }, undefined);
+  const stored = (v: Value, axes: readonly Axis[]): Access => {
+    try {
+      const access = asAccess(views.at(v, axes.map(axisIndex)));
+      if (access) return access;
+    } catch (e) {
+      if (!(e instanceof SplitAxis)) throw e;
+    }
+    throw new NeedsBuffer(v);
+  };
+  return {
+    kind: "scatter", label: `scatter [${b}, ${n}, ${i}] into ${intAttr(root.attrs, "rows")} rows`, batch, places, width, rows: intAttr(root.attrs, "rows"),
+    index: stored(index, [batch, places]), value: stored(x, [batch, places, width]), result: buffers.get(only(root)) as Buffer,
+  };
+}
 
 /** out[b, r, i] = Σ_n x[b, n, i] where index[b, n] = r: every row looks through all indices, in order, so that equal runs are equal. */
 function lowerScatter(context: GroupContext): Spec {

@@ -4,12 +4,13 @@
  */
 import type { Graph, Value } from "../ir/graph.js";
 import type { Plan, PlanBuffer, PlanCopy, PlanEntry, PlanKernel, PlanStep, StoredType } from "../runtime/artifact.js";
-import { canonicalize, canonicalizeInverse } from "./canonical.js";
+import { canonicalize, canonicalizeInverse, canonicalizeScatter } from "./canonical.js";
 import type { Buffer, Limits, Lowered } from "./kernel.js";
 import { lowerContract } from "./kernels/contract/index.js";
 import { lowerInverse } from "./kernels/inverse.js";
 import { lowerMap } from "./kernels/map.js";
 import { lowerReduce } from "./kernels/reduce.js";
+import { lowerScatter } from "./kernels/scatter.js";
 import { lowerGraph, type LoweredGraph, type Spec } from "./lower.js";
 
 export interface EntryGraph {
@@ -178,7 +179,7 @@ class Planner {
   }
 
   #lower(spec: Spec): { kernel: number; workgroups: readonly [number, number, number]; bindings: (Buffer | undefined)[]; buffers: Buffer[] }[] {
-    const { key, spec: canonical, original } = spec.kind === "inverse" ? canonicalizeInverse(spec) : canonicalize(spec);
+    const { key, spec: canonical, original } = spec.kind === "inverse" ? canonicalizeInverse(spec) : spec.kind === "scatter" ? canonicalizeScatter(spec) : canonicalize(spec);
     let lowered = this.#lowerings.get(key);
     if (!lowered) {
       lowered = LOWER[canonical.kind](canonical as never, this.#limits);
@@ -209,4 +210,4 @@ class Planner {
   }
 }
 
-const LOWER = { map: lowerMap, reduce: lowerReduce, contract: lowerContract, inverse: lowerInverse } as const;
+const LOWER = { map: lowerMap, reduce: lowerReduce, contract: lowerContract, inverse: lowerInverse, scatter: lowerScatter } as const;

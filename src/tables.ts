@@ -10,7 +10,7 @@ const FURTHER: readonly (readonly [string, string, string])[] = [
 ];
 
 /** Ops that are refused by name wherever they stand, and why. */
-export const REFUSED = "LSTM, GRU, RNN (recurrence), Loop, Scan and If with a computed condition (control flow), quantised, string, sequence and optional types, Unique and NonZero (their results' sizes depend on the data)";
+export const REFUSED = "LSTM, GRU, RNN (recurrence), Loop, Scan and If with a computed condition (control flow), quantised, string, sequence and optional types, NonZero and Unique of computed values (the sizes of their results depend on the data)";
 
 const markdown = (header: readonly string[], rows: readonly (readonly string[])[]): string =>
   [header, header.map(() => "---"), ...rows].map((row, k) => (k === 1 ? `|${row.join("|")}|` : `| ${row.join(" | ")} |`)).join("\n");

@@ -4,6 +4,7 @@ import { canonicalize } from "./canonicalize.js";
 import { cse } from "./cse.js";
 import { dce } from "./dce.js";
 import { fold } from "./fold.js";
+import { lookups } from "./lookup.js";
 import { undetach } from "./undetach.js";
 import { unwindow } from "./unwindow.js";
 
@@ -17,8 +18,8 @@ import { unwindow } from "./unwindow.js";
  */
 export const CANONICAL: readonly Pass[] = [dce, cse, fold, canonicalize];
 
-/** Once the gradients are made, `detach` goes first; windows that are reshapes go last, when nobody looks for windows any more. */
-export const AFTER_GRADIENTS: readonly Pass[] = [undetach, ...CANONICAL, unwindow];
+/** Once the gradients are made, `detach` goes first; look-ups and windows that are reshapes go last, when nobody looks for their first form any more. */
+export const AFTER_GRADIENTS: readonly Pass[] = [undetach, ...CANONICAL, lookups, unwindow];
 
 /** Every pass by name, for `print --after PASS`. */
-export const PASSES: Readonly<Record<string, Pass>> = { canonicalize, fold, cse, dce, undetach, unwindow };
+export const PASSES: Readonly<Record<string, Pass>> = { canonicalize, fold, cse, dce, undetach, lookups, unwindow };

@@ -8,7 +8,7 @@ import { irType } from "./tensor.js";
 export interface InputOptions {
   /** Examples per step; default: what the file fixes, else free. */
   readonly batch?: number | undefined;
-  /** Whole shapes of inputs, for files that leave axes open. */
+  /** Whole shapes of inputs, for files that leave axes open. A symbol that one input's shape binds is bound in all of them. */
   readonly shapes?: Readonly<Record<string, readonly number[]>> | undefined;
   /** The axis of an input that carries examples; −1: none. Default: the leading one where it agrees with the first input's. */
   readonly batchAxis?: Readonly<Record<string, number>> | undefined;
@@ -44,7 +44,8 @@ export function bindInputs(loaded: Loaded, names: ReadonlySet<string>, options: 
     if (!all.some((v) => v.name === name)) throw new CompileError("bad-option", `the model has no input "${name}"`, undefined, `its inputs are ${all.map((v) => `"${v.name}"`).join(", ")}`);
   if (options.batch !== undefined && !(Number.isSafeInteger(options.batch) && options.batch >= 1))
     throw new CompileError("bad-option", `a batch of ${options.batch} examples`, "--batch", "give a positive whole number");
-  const inputs = all.filter((v) => names.has(v.name)).map((v) => ({ v, dims: dimsOf(v, options.shapes?.[v.name]) }));
+  const symbols = boundSymbols(all, options.shapes ?? {});
+  const inputs = all.filter((v) => names.has(v.name)).map((v) => ({ v, dims: dimsOf(v, options.shapes?.[v.name], symbols) }));
   // the first input with a batch says what the others' leading axis must agree with
   let lead: { file: Dim; given: number | undefined } | undefined;
   const placed = inputs.map(({ v, dims }) => {
@@ -52,7 +53,8 @@ export function bindInputs(loaded: Loaded, names: ReadonlySet<string>, options: 
     if (axis === -1 || dims.length === 0) return { v, dims, examples: undefined };
     const at = axis ?? 0;
     if (at < 0 || at >= dims.length) throw new CompileError("bad-option", `input "${v.name}" has no axis ${at}`, "--batch-axis");
-    const own = { file: v.dims?.[at], given: options.shapes?.[v.name]?.[at] };
+    const file = v.dims?.[at];
+    const own = { file, given: options.shapes?.[v.name]?.[at] ?? (typeof file === "string" ? symbols.get(file) : undefined) };
     if (lead && axis === undefined && (own.file !== lead.file || own.given !== lead.given)) return { v, dims, examples: undefined };
     lead ??= own;
     return { v, dims, examples: at };
@@ -67,11 +69,26 @@ export function bindInputs(loaded: Loaded, names: ReadonlySet<string>, options: 
   };
 }
 
-function dimsOf(v: OnnxValue, given: readonly number[] | undefined): readonly Dim[] {
+/** Sizes of symbolic axes, from the shapes given for the inputs that have them. @throws bad-option where two differ */
+function boundSymbols(inputs: readonly OnnxValue[], shapes: Readonly<Record<string, readonly number[]>>): ReadonlyMap<string, number> {
+  const known = new Map<string, { readonly size: number; readonly by: string }>();
+  for (const v of inputs)
+    v.dims?.forEach((d, axis) => {
+      const size = shapes[v.name]?.[axis];
+      if (typeof d !== "string" || size === undefined) return;
+      const before = known.get(d);
+      if (before && before.size !== size)
+        throw new CompileError("bad-option", `the axis "${d}" is ${before.size} in input "${before.by}" and ${size} in "${v.name}"`, "--shape", "axes of one name have one size");
+      known.set(d, { size, by: v.name });
+    });
+  return new Map([...known].map(([symbol, { size }]) => [symbol, size]));
+}
+
+function dimsOf(v: OnnxValue, given: readonly number[] | undefined, symbols: ReadonlyMap<string, number>): readonly Dim[] {
   if (!v.dims && !given) throw open(v.name, "has no shape in the file");
   if (given && v.dims && given.length !== v.dims.length)
     throw new CompileError("bad-option", `shape [${given}] does not fit input "${v.name}", which is [${v.dims.map((d) => d ?? "?").join(", ")}]`);
-  return given ?? (v.dims as readonly Dim[]);
+  return given ?? (v.dims as readonly Dim[]).map((d) => (typeof d === "string" ? (symbols.get(d) ?? d) : d));
 }
 
 const open = (name: string, what: string): CompileError =>

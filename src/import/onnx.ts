@@ -8,6 +8,7 @@ import { checkExternal, externalReader } from "./external.js";
 import { inlined } from "./functions.js";
 import type { Dim, ExternalRef, Loaded, OnnxAttr, OnnxNode, OnnxTensor, OnnxValue } from "./model.js";
 import { checkStorage } from "./tensor.js";
+import { type WeightInputs, withWeights } from "./weightless.js";
 
 const { onnx } = onnxProto; // a CommonJS package: the named import fails in Node
 type Proto<K extends "TensorProto" | "AttributeProto" | "NodeProto" | "ValueInfoProto"> = InstanceType<(typeof onnx)[K]>;
@@ -18,20 +19,29 @@ export const OLDEST_OPSET = 1;
 export interface LoadOptions {
   /** Folder of external data; default: that of the file. */
   readonly baseDir?: string;
+  /** Inputs that serve as weights become weights (weightless.ts); default: they stay inputs. */
+  readonly weightInputs?: WeightInputs;
+}
+
+/** What reading a file has to say about it. */
+export interface LoadedFile extends Loaded {
+  readonly notes: readonly string[];
 }
 
 /**
- * Reads a model from a file or from its bytes.
+ * Reads a model from a file or from its bytes. With `weightInputs`, `bytes` may be others than those of the file.
  *
  * @throws CompileError "missing-data" (no such file, external data absent), "bad-model" (not ONNX, empty, truncated, cyclic,
  *   undefined or duplicate names, sizes that lie, external data outside the folder), "unsupported-op" (opset below 7).
  */
-export function loadModel(from: string | Uint8Array, options: LoadOptions = {}): Loaded {
+export function loadModel(from: string | Uint8Array, options: LoadOptions = {}): LoadedFile {
   const file = typeof from === "string" ? from : undefined;
   const bytes = typeof from === "string" ? readModelFile(from) : from;
   try {
     const baseDir = options.baseDir ?? (file === undefined ? undefined : dirname(file));
-    return decode(bytes, file, baseDir);
+    const loaded = decode(bytes, file, baseDir);
+    const grown = options.weightInputs && withWeights(bytes, loaded.graph, options.weightInputs);
+    return grown ? { ...decode(grown.bytes, file, baseDir), notes: [grown.note] } : { ...loaded, notes: [] };
   } catch (e) {
     if (!(e instanceof CompileError) || file === undefined) throw e;
     throw new CompileError(e.code, e.message, e.where === undefined ? `file "${file}"` : `${e.where}, file "${file}"`, e.hint);

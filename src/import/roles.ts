@@ -46,7 +46,7 @@ export class Roles {
   }
 
   /** Uses of a tensor by ops that compute with it, looking through views. (No recursion: a file may chain thousands of views.) */
-  #reached(name: string): Use[] {
+  reached(name: string): Use[] {
     const found: Use[] = [];
     const open = [name];
     for (let at = open.pop(); at !== undefined; at = open.pop())
@@ -72,14 +72,22 @@ export class Roles {
   }
 
   /** Whether a value is a linear op's result, looking through views. */
-  #isLinear(name: string): boolean {
+  isLinear(name: string): boolean {
     const node = this.#computedBy(name);
     return node !== undefined && Object.hasOwn(LINEAR, node.op);
   }
 
+  /** Whether the first op that computes with a tensor sees it transposed. */
+  flips(name: string): boolean {
+    let flipped = false;
+    let use = this.#uses.get(name)?.[0];
+    for (; use && VIEWS.has(use.node.op) && use.input === 0; use = this.#uses.get(use.node.outputs[0] ?? "")?.[0]) if (use.node.op === "Transpose") flipped = !flipped;
+    return flipped;
+  }
+
   initializer(name: string, dims: readonly number[]): Role {
     if (dims.length === 0) return "constant";
-    const uses = this.#reached(name);
+    const uses = this.reached(name);
     if (uses.length > 0 && uses.every((u) => u.node.op === "BatchNormalization" && u.input >= 3)) return "frozen";
     const single = dims.every((n) => n === 1);
     if (single && uses.length > 0 && uses.every((u) => HELPERS.has(u.node.op))) return "constant";
@@ -96,8 +104,8 @@ export class Roles {
   /** For the float result of a Constant or ConstantOfShape node. */
   constantNode(name: string, elements: number): Role {
     if (elements <= 1) return "constant";
-    const serves = this.#reached(name).some(({ node, input }) =>
-      placesOf(node.op).includes(input) || (node.op === "Add" && this.#isLinear(node.inputs[1 - input] ?? "")));
+    const serves = this.reached(name).some(({ node, input }) =>
+      placesOf(node.op).includes(input) || (node.op === "Add" && this.isLinear(node.inputs[1 - input] ?? "")));
     return serves ? "trainable" : "constant";
   }
 }

@@ -1,5 +1,6 @@
 /** Rows by computed index on an adapter: tables that are views, indices outside the table, and the sums that undo it. */
 import { describe, expect, it } from "vitest";
+import { sortsPlaces } from "../../codegen/kernels/scatter-spec.js";
 import { Builder } from "../../ir/builder.js";
 import { evaluate } from "../../ir/evaluate.js";
 import type { Graph, Value } from "../../ir/graph.js";
@@ -29,7 +30,10 @@ async function same(shape: readonly number[], view: View, n: number, build: (b: 
   const { results } = await runPoisoned(device().device, graph, data);
   const want = (evaluate(graph, data).y as NdArray).data;
   expect((results.y as NdArray).data.length).toBe(want.length);
-  want.forEach((w, k) => { expect(Math.abs((results.y?.data[k] as number) - w), `y[${k}]`).toBeLessThanOrEqual(2 ** -20 * Math.max(1, Math.abs(w))); });
+  want.forEach((w, k) => {
+    const got = results.y?.data[k] as number;
+    if (!(Math.abs(got - w) <= 2 ** -20 * Math.max(1, Math.abs(w)))) expect.fail(`y[${k}] is ${got}, not ${w}`);
+  });
   return graph;
 }
 
@@ -63,6 +67,30 @@ describe("scatter", () => {
   for (const [b, n, width, rows] of [[1, 1, 1, 1], [1, 5, 3, 7], [2, 65, 4, 3], [3, 5, 8, 64], [1, 2, 63, 7], [1, 300, 5, 6]] as const)
     it(`sums ${n} rows of ${width} into ${rows}, ${b} tables`, async () =>
       void (await same([b, n, width], plain, n, (g, t, i) => g.emit("scatter", [t, i], { rows }))));
+  // above the size at which places are sorted by row first
+  for (const [b, n, width, rows] of [[1, 2000, 1, 2000], [3, 700, 17, 600], [2, 1500, 33, 1031], [1, 3000, 16, 1025], [1, 64, 48, 30_000]] as const)
+    it(`sorts ${n} places of ${width} into ${rows} rows, ${b} tables`, async () => {
+      const graph = await same([b, n, width], plain, n, (g, t, i) => g.emit("scatter", [t, i], { rows }));
+      expect(graph.nodes.every(sortsPlaces)).toBe(true);
+    });
+  it("sorts places of views, with work before and behind", async () => {
+    await same([300, 8, 3], (b, x) => b.emit("permute", [x], { perm: [2, 0, 1] }), 300, (b, t, i) => {
+      const index = b.emit("add", [i, i]);
+      return b.emit("tanh", [b.emit("scatter", [b.emit("mul", [t, t]), index], { rows: 3000 })]);
+    });
+    await same([2, 9, 300], (b, x) => b.emit("permute", [b.emit("pad", [x], { low: [0, 1, 0], high: [0, 0, 0], value: 0 })], { perm: [0, 2, 1] }), 300,
+      (b, t, i) => b.emit("scatter", [t, i], { rows: 4000 }));
+  });
+  it("sorts places that all go to one row, and adds them in order: equal runs are equal to the bit", async () => {
+    const b = new Builder("g");
+    const [x, index] = [b.input("x", { dtype: "f32", shape: [1, 4000, 5] }), b.input("index", { dtype: "i32", shape: [1, 4000] })];
+    const graph = b.finish([{ name: "y", value: b.emit("scatter", [x, index], { rows: 700 }) }]);
+    const data = { x: tensor([1, 4000, 5], random(3)), index: ndarray("i32", [1, 4000], new Float64Array(4000).fill(699)) };
+    const runs = [await runPoisoned(device().device, graph, data), await runPoisoned(device().device, graph, data)].map((r) => [...(r.results.y as NdArray).data]);
+    expect(runs[0]).toEqual(runs[1]);
+    // four thousand additions one after the other
+    (evaluate(graph, data).y as NdArray).data.forEach((w, k) => { expect(Math.abs((runs[0]?.[k] as number) - w)).toBeLessThanOrEqual(4000 * 2 ** -24 * 64); });
+  });
   it("sums more rows than one thread may loop over, into many and into few", async () => {
     await same([1, 60_001, 1], plain, 60_001, (b, t, i) => b.emit("scatter", [t, i], { rows: 600 }));
     await same([1, 60_001, 3], plain, 60_001, (b, t, i) => b.emit("scatter", [t, i], { rows: 2 }));
