@@ -6,7 +6,7 @@ const known = new WeakMap<GPUDevice, number>();
 /** Bytes that buffers of a device may take together, where that is known: a software adapter's memory is the machine's. */
 export const setMemory = (device: GPUDevice, bytes: number): void => void known.set(device, bytes);
 
-const HINT = "use a smaller batch, a smaller --max-factor, or a device with more memory";
+const HINT = "use a smaller batch or --max-factor, or another device";
 const megabytes = (n: number): string => `${(n / 1e6).toFixed(1)} MB`;
 
 /** @throws RuntimeFault "out-of-memory" naming what does not fit. */

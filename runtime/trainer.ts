@@ -41,14 +41,6 @@ export interface TrainerOptions {
   readonly onDispose?: () => Promise<void>;
 }
 
-/** Every buffer is bound whole. @throws RuntimeFault "out-of-memory" */
-function requireBindable(device: GPUDevice, { plan, batches, name }: Artifact): void {
-  const most = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
-  const large = plan.buffers.reduce((a, b) => (b.bytes > a.bytes ? b : a));
-  if (large.bytes > most)
-    throw new RuntimeFault("out-of-memory", `a buffer of ${large.bytes} bytes ("${large.name}"); this device binds at most ${most}`, name, `use a smaller batch than ${Math.max(...batches)}, or another device`);
-}
-
 export class Trainer implements TrainerCore, Reacting {
   readonly layers: readonly LayerInfo[];
   readonly batches: readonly number[];
@@ -85,7 +77,6 @@ export class Trainer implements TrainerCore, Reacting {
   static async create(device: GPUDevice, artifact: Artifact, sources: readonly string[], weights: Readonly<Record<string, Tensor>>, options: TrainerOptions = {}): Promise<Trainer> {
     if (artifact.version !== ARTIFACT_VERSION)
       throw new RuntimeFault("bad-option", `the artifact has version ${artifact.version}, this runtime reads ${ARTIFACT_VERSION}`, artifact.name, "compile the model again");
-    requireBindable(device, artifact);
     const program = await Program.create(device, artifact.plan, sources, { lazy: true });
     const trainer = new Trainer(artifact, program, options);
     void device.lost.then((info) => {

@@ -7,6 +7,7 @@ import { checkGraph } from "./check.js";
 import { checkExternal, externalReader } from "./external.js";
 import { inlined } from "./functions.js";
 import type { Dim, ExternalRef, Loaded, OnnxAttr, OnnxNode, OnnxTensor, OnnxValue } from "./model.js";
+import { visitTensors } from "./schema.js";
 import { checkStorage } from "./tensor.js";
 import { type WeightInputs, withWeights } from "./weightless.js";
 
@@ -61,7 +62,8 @@ function decode(bytes: Uint8Array, file: string | undefined, baseDir: string | u
   if (bytes.length === 0) throw new CompileError("bad-model", "the file is empty", undefined, "fetch or export it again");
   let model: InstanceType<typeof onnx.ModelProto>;
   try {
-    model = onnx.ModelProto.decode(bytes);
+    visitTensors(bytes, () => undefined); // writing back walks these bytes: what that could not read is better refused now
+    model = onnx.ModelProto.decode(bytes); // reads lengths modulo 2^32
   } catch {
     throw notOnnx(bytes);
   }

@@ -80,6 +80,7 @@ describe("constants that nobody can hold are refused before they are made", () =
     it(`Expand to ${n}`, () => expect(huge([node("Expand", ["one", "s"], ["c"]), use], { ...one, s: ints(n) })).not.toBe("ok"));
     it(`Tile to ${n}`, () => expect(huge([node("Tile", ["one", "s"], ["c"]), use], { ...one, s: ints(n) })).not.toBe("ok"));
     it(`Range to ${n}`, () => expect(huge([node("Range", ["a", "s", "d"], ["i"]), node("Cast", ["i"], ["c"], { to: 1 }), use], { a: scalar(0), d: scalar(1), s: scalar(n) })).not.toBe("ok"));
+    if (n < 2 ** 31) continue; // a value that is not computed at import takes no memory yet: the device's limits are asked later
     it(`Expand of an example to ${n}`, () => expect(huge([node("Expand", ["x", "s"], ["y"])], { s: ints(n, 1, 4) })).not.toBe("ok"));
     it(`Tile of an example ${n} times`, () => expect(huge([node("Tile", ["x", "s"], ["y"])], { s: ints(1, n) })).not.toBe("ok"));
     it(`Pad by ${n}`, () => expect(huge([node("Pad", ["x", "s"], ["y"])], { s: ints(0, 0, 0, n) })).not.toBe("ok"));
