@@ -135,7 +135,8 @@ fn ${name}(x: ${T}, y: ${T}) -> ${T} {
   let negative = x < ${T}(0.0f);
   let signed = select(select(r, -r, negative & odd), ${T}(bitcast<f32>(${name}_nan)), negative & (floor(y) != y));
   let zero = select(signed, ${T}(0.0f), (x == ${T}(0.0f)) & (y > ${T}(0.0f)));
-  let whole = select(zero, ${T}(1.0f), y == ${T}(0.0f));
+  let pole = select(zero, ${T}(1.0f) / select(abs(x), x, odd), (x == ${T}(0.0f)) & (y < ${T}(0.0f)));
+  let whole = select(pole, ${T}(1.0f), y == ${T}(0.0f));
   return select(whole, x + y, ${isNan(T, "x")} | ${isNan(T, "y")});
 }`,
 } as const;

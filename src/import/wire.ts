@@ -41,6 +41,7 @@ export function* fields(bytes: Uint8Array, start: number, end: number): Generato
     else if (wire === 5) next = afterTag + 4;
     else if (wire === 2) {
       const [length, afterLength] = readVarint(bytes, afterTag, end);
+      if (afterLength - afterTag > 7) throw damaged(at); // beyond 2^49, of which readVarint keeps the low bits only
       value = afterLength;
       next = afterLength + length;
     } else throw damaged(at);

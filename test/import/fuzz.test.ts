@@ -128,7 +128,7 @@ function outcome(bytes: Uint8Array): string {
 
 /** What went wrong with a case, or undefined. */
 function trouble(bytes: Uint8Array, counts: Map<string, number>): string | undefined {
-  const [start, before] = [performance.now(), process.memoryUsage().rss];
+  const [start, before] = [performance.now(), process.memoryUsage.rss()];
   try {
     const got = outcome(bytes);
     counts.set(got, (counts.get(got) ?? 0) + 1);
@@ -136,7 +136,7 @@ function trouble(bytes: Uint8Array, counts: Map<string, number>): string | undef
     return e instanceof Error ? (e.stack ?? e.message).split("\n").slice(0, 6).join("\n") : String(e);
   }
   const seconds = (performance.now() - start) / 1000;
-  const grown = process.memoryUsage().rss - before;
+  const grown = process.memoryUsage.rss() - before;
   return seconds > MAX_SECONDS ? `it took ${seconds.toFixed(1)} s` : grown > MAX_BYTES ? `it took ${(grown / 2 ** 20).toFixed(0)} MiB` : undefined;
 }
 
@@ -151,6 +151,11 @@ function damageAll(name: string, whole: Uint8Array, other: Uint8Array, cases: nu
   // a test that only ever sees one outcome tests little
   expect(counts.size, JSON.stringify([...counts])).toBeGreaterThan(1);
 }
+
+it("the models are good before they are damaged", () => {
+  for (const [name, spec] of Object.entries(SEEDS)) expect(["ok", "unsupported-op"], name).toContain(outcome(buildModel(spec)));
+  for (const name of ["mlp", "conv", "attention", "shapes", "constants", "half", "reduce", "images", "einsum"]) expect(outcome(buildModel(SEEDS[name] as ModelSpec)), name).toBe("ok");
+});
 
 describe("a damaged model imports or is refused, whatever was done to it", () => {
   const files = Object.entries(SEEDS).map(([name, spec]) => [name, buildModel(spec)] as const);

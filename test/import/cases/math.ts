@@ -48,6 +48,7 @@ add("Pow", [13], [[3], [3]], { inputTypes: { 0: INT64 }, outputTypes: [INT64], s
 add("Pow", [13], [], { stored: [ints(0, 1, -1, -1, -2, 7, 0), ints(0, 41, 40, 41, 23, 3, 5)], gives: INT64 });
 add("Pow", [13], [], { stored: [ints(7, 5, 2, 3), row(3, 3, 0.5, -1)], gives: INT64 });
 add("Pow", [13], [], { stored: [row(0, 0, 0, 2, -8), row(0, 2, 0.5, 0, 3)], noGradient: "powers of 0" });
+add("Pow", [13], [], { stored: [floats([3], [0, 0, -0]), floats([3], [-0.5, -2, -1])], noGradient: "poles" });
 
 for (const fmod of [0, 1]) {
   add("Mod", [10, 13], [[2, 6]], { ...integers, attrs: { fmod }, stored: [ints(3, -3, 2, -7, 1, -1)] });
