@@ -4,7 +4,7 @@
  */
 
 /** Bumped when a field changes meaning; the runtime refuses other versions. */
-export const ARTIFACT_VERSION = 2;
+export const ARTIFACT_VERSION = 3;
 
 /** A fault the runtime reports: what, where, what next. Same fields as the compiler's error. */
 export class RuntimeFault extends Error {

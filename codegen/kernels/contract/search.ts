@@ -87,12 +87,12 @@ export interface Found {
 export function search(problem: Problem, forceTwoPass = false, allowSplit = true): Found {
   const seen = new Map<string, Costed>();
   const counter = new Counter(problem);
+  const never: Costed = { schedule: scheduleOf(problem, plainest(problem), forceTwoPass), cost: Infinity, counts: NOTHING };
   const evaluate = (choice: Choice): Costed => {
     const key = `${choice.tile.join()}/${choice.split.join()}`;
     let costed = seen.get(key);
     if (costed === undefined) {
-      const schedule = scheduleOf(problem, choice, forceTwoPass);
-      costed = hopeless(problem, choice) ? { schedule, cost: Infinity, counts: NOTHING } : costOf(counter, schedule);
+      costed = hopeless(problem, choice) ? never : costOf(counter, scheduleOf(problem, choice, forceTwoPass));
       seen.set(key, costed);
     }
     return costed;
