@@ -17,6 +17,8 @@ export interface OpenOptions {
   /** Only these train, unless frozen. */
   readonly train?: readonly string[];
   readonly outputs?: readonly string[];
+  /** Of the first weights of a file that has none. */
+  readonly seed?: number;
   /** Inputs of a .onnx file that are these numbers, whatever is computed. */
   readonly values?: Readonly<Record<string, readonly number[]>>;
   /** Default "train": nodes exported for training use the statistics of the batch and drop activations out; evaluation does neither. */
@@ -54,7 +56,8 @@ async function openAny(path: string, options: OpenOptions): Promise<OpenModel> {
 }
 
 function openOnnx(path: string, options: OpenOptions): OpenModel {
-  const loaded = loadModel(path);
+  const asked = [options.shapes, options.batchAxis, options.values].flatMap((o) => Object.keys(o ?? {}));
+  const loaded = loadModel(path, { weightInputs: { seed: options.seed ?? 0, except: asked } });
   const values = Object.fromEntries(Object.entries(options.values ?? {}).map(([input, numbers]) => [input, inputValue(loaded, input, numbers)]));
   const given = { ...options, values };
   const at = (batch: number | undefined): Imported => importModel(loaded, { mode: "train", ...given, ...(batch === undefined ? {} : { batch }) });

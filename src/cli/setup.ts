@@ -30,11 +30,11 @@ function numbers(flag: string, text: string): number[] {
 }
 
 export function openFor(path: string, s: Settings, mode: "train" | "eval" = "train", dropout = s.on("dropout")): Promise<OpenModel> {
-  const shapes = Object.fromEntries(s.list("shape").map((t) => pair("shape", t)).map(([name, text]) => [name, integers("shape", text, 1)]));
+  const shapes = Object.fromEntries(s.list("shape").map((t) => pair("shape", t)).map(([name, text]) => [name, integers("shape", text.replaceAll("x", ","), 1)]));
   const batchAxis = Object.fromEntries(s.list("batch-axis").map((t) => pair("batch-axis", t)).map(([name, text]) => [name, integers("batch-axis", text, -1)[0] as number]));
   const values = Object.fromEntries(s.list("value").map((t) => pair("value", t)).map(([name, text]) => [name, numbers("value", text)]));
   return openModel(path, {
-    mode, dropout, ...(Object.keys(values).length > 0 ? { values } : {}),
+    mode, dropout, ...(s.has("seed") ? { seed: s.number("seed") } : {}), ...(Object.keys(values).length > 0 ? { values } : {}),
     ...(Object.keys(shapes).length > 0 ? { shapes } : {}), ...(Object.keys(batchAxis).length > 0 ? { batchAxis } : {}),
     ...(s.has("freeze") ? { freeze: s.list("freeze") } : {}), ...(s.has("train") ? { train: s.list("train") } : {}), ...(s.has("output") ? { outputs: s.list("output") } : {}),
   });

@@ -8,6 +8,7 @@ import { type Loaded, type OnnxNode, onnxType } from "./model.js";
 import { Roles } from "./roles.js";
 import { type ParamData, Run } from "./run.js";
 import { decodeTensor } from "./tensor.js";
+import { finite, weightNotes } from "./weightcheck.js";
 
 export interface ImportOptions extends InputOptions {
   /** Train: BatchNormalization nodes exported for training use the statistics of the batch. */
@@ -71,6 +72,8 @@ export function importModel(loaded: Loaded, options: ImportOptions): Imported {
   const run = binding.batch === binding.fileBatch ? at(binding.batch) : at(binding.batch, at(binding.fileBatch).shapes);
   const made = run.finish();
   const weights = new Map([...run.params].map(([name, data]) => [name, decoded(loaded, data)]));
+  const trained = made.params.filter((p) => p.trainable).map((p) => p.value.name);
+  if (options.mode === "train") for (const name of trained) finite(name, weights.get(name)?.data ?? []);
   return {
     graph: made,
     outputs: made.results.map((r) => ({ ...r, ...headOf(run, r.value) })),
@@ -78,7 +81,7 @@ export function importModel(loaded: Loaded, options: ImportOptions): Imported {
     weights,
     differs: run.differs,
     batch: binding.bound ? binding.batch : undefined,
-    notes: [...run.notes, ...inputNotes(loaded, inputs, values)],
+    notes: [...(loaded.notes ?? []), ...run.notes, ...inputNotes(loaded, inputs, values), ...weightNotes(run.params, weights, new Set(trained))],
     loaded,
   };
 }
@@ -103,7 +106,7 @@ function neededFor(loaded: Loaded, outputs: readonly string[]): { nodes: OnnxNod
       throw new CompileError("bad-option", `the model has no value "${name}"`, "--output", `its outputs are ${graph.outputs.map((v) => `"${v.name}"`).join(", ")}`);
     if (!node || wanted.has(node)) continue;
     wanted.add(node);
-    open.push(...node.inputs.filter((input) => input !== ""));
+    for (const input of node.inputs) if (input !== "") open.push(input); // not push(...): a node may have a million inputs
   }
   return { nodes: graph.nodes.filter((node) => wanted.has(node)), inputs };
 }

@@ -107,6 +107,8 @@ export interface Loaded {
   readonly graph: OnnxGraph;
   /** Reads the bytes of an external tensor; throws "missing-data" or "bad-model". */
   readonly external: (ref: ExternalRef) => Uint8Array;
+  /** What reading the file has to say. */
+  readonly notes?: readonly string[];
 }
 
 /** How a node is called in messages: its name, else what it gives. */

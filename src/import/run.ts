@@ -38,6 +38,9 @@ export interface RunOptions {
   readonly dropout: boolean;
 }
 
+/** Ops of models whose weights are 8-bit integers with a scale. */
+const QUANTIZED = /^(QLinear.*|QGemm|QAttention|QMoE|(Dynamic)?QuantizeLinear|DequantizeLinear|ConvInteger|MatMulInteger.*|DynamicQuantize.*|MatMulNBits)$/;
+
 /** Streams of random numbers below this are the losses' own. */
 export const DROPOUT_STREAMS = 1024;
 
@@ -111,6 +114,8 @@ export class Run {
     const { op, domain } = node;
     const importOp = IMPORT_OPS.get(domain === "" ? op : `${domain}.${op}`);
     if (!importOp) {
+      if (QUANTIZED.test(op))
+        throw new CompileError("unsupported-op", `ONNX op "${op}": the model is quantised to integers, which are not trained`, undefined, "use the float model that it was made from");
       const computed = node.inputs.find((name) => this.loaded.graph.nodes.some((other) => other.outputs.includes(name)));
       throw new CompileError("unsupported-op", `ONNX op "${domain === "" ? op : `${domain}.${op}`}" is not supported`, undefined,
         computed && computed !== "" ? `cut the model before it with --output "${computed}"` : "nothing is computed before it that the model could be cut at");
@@ -170,6 +175,7 @@ export class Run {
     const known = this.#operands.get(name);
     if (known) return known;
     const tensor = this.loaded.graph.initializers.get(name);
+    if (!tensor && name === "") throw new CompileError("bad-model", "an input that the op needs is left out");
     if (!tensor) throw new CompileError("internal", `"${name}" has no value`);
     const role = irType(numericType(tensor)) === "f32" ? this.roles.initializer(name, tensor.dims) : "constant";
     const made: Operand = role === "constant"

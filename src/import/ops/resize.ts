@@ -90,6 +90,9 @@ function policy(c: Context, sizes: readonly number[], axes: readonly number[]): 
   return axes.map(() => one);
 }
 
+/** Places along one axis are listed at import. */
+const MAX_AXIS = 2 ** 22;
+
 function coordinateOf(c: Context): { name: string; of: Coordinate } {
   const name = c.opset < 11 ? "asymmetric" : c.text("coordinate_transformation_mode", "half_pixel");
   const of = COORDINATES[name];
@@ -106,7 +109,8 @@ function resize(c: Context): Value {
   const examples = scaledAxes(c.shape(0), c.oldShape(0));
   for (const a of moving) {
     if (examples.includes(a.axis)) throw c.lost(`axis ${a.axis} is resized, which carries the examples`);
-    if (a.to < 1 || a.from < 1) throw new CompileError("bad-model", `${c.node.op}: axis ${a.axis} from ${a.from} to ${a.to}`, c.where);
+    if (a.to > MAX_AXIS) throw new CompileError("too-large", `${c.node.op}: axis ${a.axis} becomes ${a.to}`, c.where);
+    if (!(a.to >= 1 && a.from >= 1)) throw new CompileError("bad-model", `${c.node.op}: axis ${a.axis} from ${a.from} to ${a.to}`, c.where);
   }
   // what shrinks first, what grows last: fewest operations
   moving.sort((a, b) => a.to / a.from - b.to / b.from);
