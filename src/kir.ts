@@ -39,7 +39,7 @@ export async function openKir(path: string): Promise<OpenKir> {
   const weights = await weightsOf(graph, weightsBeside(path));
   const name = path.replace(/^.*[/\\]/, "").replace(/\.kir$/i, "");
   return {
-    path, name, fileBatch: examplesOf(graph), notes: [],
+    path, name, fileBatch: examplesOf(graph), notes: graph.nodes.some((n) => n.op === "uniform") ? ["the graph draws random numbers (dropout): it does so in evaluation too"] : [],
     forward(batch) {
       if (!(Number.isSafeInteger(batch) && batch >= 1)) throw new CompileError("bad-option", `a batch of ${batch} examples`, "--batch", "give a positive whole number");
       const made = rebatch(graph, batch);

@@ -58,7 +58,7 @@ export async function printCommand(path: string, s: Settings, io: Io): Promise<v
   if (out === undefined) return io.out(print(graph).trimEnd());
   if (!/\.kir$/.test(out)) throw new CompileError("bad-option", `"${out}" does not end in .kir`, "--out");
   if (entry !== undefined) return writeAtomic(out, print(graph));
-  if ((model.forward(size).updates ?? []).length > 0) io.note("note: a .kir file has no place for running statistics: training it leaves them as they are");
+  if (model.forward(size).evaluation) io.note("note: a .kir file holds one graph, that of training: evaluating it uses each batch's statistics and dropout, and training leaves running statistics as they are");
   const { writeKir } = await import("../kir.js");
   await writeKir(graph, model.forward(size).weights, out);
 }

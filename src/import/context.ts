@@ -19,6 +19,8 @@ export interface Rebind {
   /** The file's own batch, and the one that takes its place. */
   readonly from: number;
   readonly to: number;
+  /** The file leaves its batch open: what it computes from shapes is right for any. */
+  readonly symbolic?: boolean;
   /** Shape of an ONNX value as the file has it. */
   readonly shape: (name: string) => readonly number[];
 }
@@ -47,6 +49,8 @@ export interface Host {
   /** What a training step leaves in a stored tensor. */
   readonly update?: (param: string, value: Value) => void;
   readonly setPlace: (name: string, place: Place) => void;
+  /** Whether numbers known at import are computed from the shapes of values, not spelled by the file. */
+  readonly fromShapes?: (name: string) => boolean;
   /** This node does something else in evaluation than in training. */
   readonly differs?: () => void;
   /** Numbers in (0, 1) that every training step draws anew; undefined where nothing may be drawn. */

@@ -26,6 +26,8 @@ export interface Binding {
   readonly inputs: readonly BoundInput[];
   /** What the file's own constants were written for; 1 where its batch is a symbol. */
   readonly fileBatch: number;
+  /** The file leaves its batch open. */
+  readonly symbolic: boolean;
   /** What the graph is built with. */
   readonly batch: number;
   /** False: the file leaves the batch open and nobody named one. */
@@ -64,6 +66,7 @@ export function bindInputs(loaded: Loaded, names: ReadonlySet<string>, options: 
   return {
     inputs: placed.map(({ v, dims, examples }) => ({ name: v.name, dtype: dtypeOf(v), examples, shape: shaper(v.name, dims, examples, lead?.file) })),
     fileBatch: fixed ?? 1,
+    symbolic: fixed === undefined,
     batch: lead ? (asked ?? fixed ?? UNBOUND_BATCH) : 1,
     bound: !lead || asked !== undefined || fixed !== undefined,
   };

@@ -19,9 +19,10 @@ const product = (list: readonly number[]): number => list.reduce((a, b) => a * b
  *
  * @param old input's shape in the file; `place` of the examples in it; `target` the file's (resolved) result
  * @param raw the target as spelled now (0, −1, numbers); `natural` what it resolves to now, if it does
+ * @param exact `natural` is right: the file computes it from shapes, for any batch
  */
 export function reboundShape(
-  old: readonly number[], place: Place, target: readonly number[], from: number, to: number, raw: readonly number[], natural: readonly number[] | undefined,
+  old: readonly number[], place: Place, target: readonly number[], from: number, to: number, raw: readonly number[], natural: readonly number[] | undefined, exact = false,
 ): { shape: number[]; place: Place } | undefined {
   const step = product(old.slice(place.axis + 1)) * place.inner;
   const options = target.flatMap((n, axis) => {
@@ -29,13 +30,14 @@ export function reboundShape(
     const fits = stride > 0 && step % stride === 0 && (stride * n) % (step * from) === 0;
     if (!fits) return [];
     const shape = target.map((m, k) => (k === axis ? (m / from) * to : m));
-    return [{ shape, place: { axis, inner: step / stride }, exact: n === from && stride === step }];
+    return [{ shape, place: { axis, inner: step / stride }, alone: n === from && stride === step }];
   });
   const spelled = natural && options.filter((o) => o.shape.every((n, k) => n === natural[k]));
-  const exact = options.filter((o) => o.exact);
+  const alone = options.filter((o) => o.alone);
+  if (exact) return spelled?.find((o) => o.alone) ?? spelled?.[0];
   const open = options.filter((o) => raw[o.place.axis] === -1);
   // an axis that is the batch and nothing else; else what the file's own arithmetic gives; else the open entry
-  for (const group of [exact.filter((o) => spelled?.includes(o)), exact.filter((o) => o.place.axis === place.axis), exact, spelled ?? [], open])
+  for (const group of [alone.filter((o) => spelled?.includes(o)), alone.filter((o) => o.place.axis === place.axis), alone, spelled ?? [], open])
     if (group[0]) return group[0];
   return options.length === 1 ? options[0] : undefined;
 }

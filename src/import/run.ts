@@ -61,6 +61,7 @@ export class Run {
   readonly #operands = new Map<string, Operand>();
   readonly #shapes = new Map<string, readonly number[]>();
   readonly #places = new Map<string, Place>();
+  readonly #fromShapes = new Set<string>();
   readonly #materialized = new Map<string, Value>();
   readonly #scalars = new Map<string, Value>();
   readonly #folder = new Folder();
@@ -127,6 +128,7 @@ export class Run {
     const context = (node.opset ?? this.loaded.opset) < MODERN_OPSET ? new LegacyContext(node, this.#host(folds)) : new Context(node, this.#host(folds));
     const made = importOp(context);
     const results: readonly Result[] = Array.isArray(made) ? made : [made as Result];
+    if (op === "Shape" || op === "Size" || given.some((name) => this.#fromShapes.has(name))) for (const name of node.outputs) this.#fromShapes.add(name);
     results.forEach((result, k) => {
       const name = node.outputs[k] ?? "";
       if (name !== "") this.#set(name, this.#asOperand(result), node);
@@ -262,7 +264,7 @@ export class Run {
 
   #host(folds: boolean): Host {
     const { loaded, fileShapes } = this;
-    const rebind: Rebind | undefined = fileShapes && { from: this.binding.fileBatch, to: this.batch, shape: (name) => fileShapes.get(name) ?? this.#shapes.get(name) ?? [] };
+    const rebind: Rebind | undefined = fileShapes && { from: this.binding.fileBatch, to: this.batch, symbolic: this.binding.symbolic, shape: (name) => fileShapes.get(name) ?? this.#shapes.get(name) ?? [] };
     return {
       opset: loaded.opset, mode: this.options.mode, rebind, heads: this.heads, external: loaded.external,
       emit: folds ? this.#folder.emit : this.#emit,
@@ -284,6 +286,7 @@ export class Run {
       running: (name) => this.#running(name),
       update: (param, value) => this.updates.set(param, value),
       setPlace: (name, place) => this.#places.set(name, place),
+      fromShapes: (name) => this.#fromShapes.has(name),
       differs: () => { this.differs = true; },
       noise: (shape) => (this.options.mode === "train" && this.options.dropout ? this.#noise(shape) : undefined),
     };

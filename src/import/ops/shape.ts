@@ -27,7 +27,8 @@ function onnxReshape(c: Context): Value {
   const place = c.host.place(c.node.inputs[0] ?? "");
   if (old && target && place && c.host.rebind && scaledAxes(now, old).length > 0) {
     const { from, to } = c.host.rebind;
-    const made = reboundShape(old, place, target, from, to, raw, natural);
+    const exact = natural && c.host.rebind.symbolic === true && c.host.fromShapes?.(c.node.inputs[1] ?? "") === true;
+    const made = reboundShape(old, place, target, from, to, raw, natural, exact);
     if (!made) throw c.lost(`the examples of [${now}] cannot be followed into the shape [${raw}]`);
     c.host.setPlace(c.node.outputs[0] ?? "", made.place);
     return reshape(c, x, made.shape);
@@ -41,6 +42,12 @@ function flatten(c: Context): Value {
   const { shape } = x.type;
   const axis = c.int("axis", 1);
   const at = axis < 0 ? axis + shape.length : axis;
+  if (!(at >= 0 && at <= shape.length)) throw new CompileError("bad-model", `Flatten: no axis ${axis} in ${shape.length} dimensions`, c.where);
+  const [old, place] = [c.oldShape(0), c.host.place(c.node.inputs[0] ?? "")];
+  if (old && place && scaledAxes(shape, old).length > 0) {
+    const inner = place.inner * size(old.slice(place.axis + 1, place.axis < at ? at : undefined));
+    c.host.setPlace(c.node.outputs[0] ?? "", { axis: place.axis < at ? 0 : 1, inner });
+  }
   return reshape(c, x, [size(shape.slice(0, at)), size(shape.slice(at))]);
 }
 
@@ -72,20 +79,21 @@ function transpose(c: Context): Value {
   return perm.every((from, to) => from === to) ? x : c.emit("permute", [x], { perm: [...perm] });
 }
 
-/** Broadcasting both ways with a target shape; an entry that spells the file's batch follows the new one. */
+/** Broadcasting both ways with a target shape; of an operand without examples, an entry that spells the file's batch follows the new one. */
 function expand(c: Context): Value {
   const x = c.x(0);
   const target = c.ints(1);
   const old = c.oldResult(0);
   const { rebind } = c.host;
   if (rebind && old) {
+    const carried = scaledAxes(x.type.shape, c.oldShape(0)).length > 0;
     const shift = old.length - x.type.shape.length;
     const spelled = target.length === old.length ? target : [...new Array<number>(old.length - target.length).fill(1), ...target];
     const shape = old.map((n, axis) => {
       const mine = axis >= shift ? (x.type.shape[axis - shift] as number) : 1;
       if (mine !== 1) return mine;
       if (spelled[axis] !== n) return spelled[axis] as number; // computed from a shape: already the new one
-      return axis === 0 && n === rebind.from && n > 1 && old.length > 1 ? rebind.to : n;
+      return axis === 0 && !carried && n === rebind.from && n > 1 && old.length > 1 ? rebind.to : n;
     });
     return spread(c, x, shape);
   }
