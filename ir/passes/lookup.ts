@@ -2,7 +2,7 @@
  * A contraction with a one-hot operand is a look-up, or the sum that undoes one: what an embedding and its gradient look like once layers
  * are registered (registration wants the contraction, see src/kfac/sites.ts).
  */
-import type { Node, Value } from "../graph.js";
+import type { Value } from "../graph.js";
 import { intAttr, intsAttr, stringAttr } from "../op.js";
 import { parseSpec } from "../ops/reduction.js";
 import type { Pass } from "../pass.js";
@@ -38,14 +38,14 @@ const lookup: Rule = (node, scope) => {
   for (const k of [0, 1]) {
     const hot = oneHotOf(node.inputs[k] as Value, scope);
     if (hot) {
-      const made = rewritten(node, hot, k === 0 ? spec.left : spec.right, node.inputs[1 - k] as Value, k === 0 ? spec.right : spec.left, spec.out, scope);
+      const made = rewritten(hot, k === 0 ? spec.left : spec.right, node.inputs[1 - k] as Value, k === 0 ? spec.right : spec.left, spec.out, scope);
       if (made) return made;
     }
   }
   return undefined;
 };
 
-function rewritten(node: Node, { index, axis, rows }: OneHot, hot: string, other: Value, its: string, out: string, { emit }: Scope): Value | undefined {
+function rewritten({ index, axis, rows }: OneHot, hot: string, other: Value, its: string, out: string, { emit }: Scope): Value | undefined {
   const row = hot[axis] as string;
   const places = [...hot].filter((label) => label !== row);
   const extent = (label: string): number => other.type.shape[its.indexOf(label)] as number;

@@ -107,12 +107,11 @@ const OUT = "out/";
 /** @throws what the device objects to: otherwise it only prints that, and does nothing. */
 async function strictly<T>(device: GPUDevice, use: () => Promise<T>): Promise<T> {
   device.pushErrorScope("validation");
-  try {
-    return await use();
-  } finally {
-    const found = await device.popErrorScope();
-    if (found) throw new Error(found.message);
-  }
+  const [done] = await Promise.allSettled([use()]);
+  const found = await device.popErrorScope();
+  if (done.status === "rejected") throw done.reason;
+  if (found) throw new Error(found.message);
+  return done.value;
 }
 
 async function compare(device: GPUDevice, imported: Imported, inputs: readonly Given[], wanted: readonly Given[]): Promise<string | undefined> {

@@ -102,7 +102,7 @@ describe("dce and cse", () => {
 
 describe("lookups", () => {
   const hot = 'input %i: i32[2, 3] %n = iota() {shape = [2, 3, 5], axis = 2} %w = broadcast(%i) {shape = [2, 3, 5], axes = [0, 1]} %e = eq(%w, %n) %h = cast(%e) {dtype = "f32"}';
-  const after = (text: string) => {
+  const looked = (text: string) => {
     const graph = parse(`graph g { ${text} return y = %y }`);
     const made = runPasses(graph, [named("lookups")], { verify: true });
     for (const seed of [1, 2, 3]) expectEqual(graph, made, seed);
@@ -110,22 +110,22 @@ describe("lookups", () => {
   };
 
   it("a table times one-hot rows is looked up, whichever way the table lies and whichever operand it is", () => {
-    expect(after(`${hot} param %t: f32[5, 4] = file %y = contract(%h, %t) {spec = "bni,io->bno"}`)).toEqual(["gather"]);
-    expect(after(`${hot} param %t: f32[4, 5] = file %y = contract(%h, %t) {spec = "bni,oi->nob"}`)).toEqual(["permute", "gather", "permute"]);
-    expect(after(`${hot} param %t: f32[5] = file %y = contract(%t, %h) {spec = "i,bni->bn"}`)).toEqual(["gather"]);
+    expect(looked(`${hot} param %t: f32[5, 4] = file %y = contract(%h, %t) {spec = "bni,io->bno"}`)).toEqual(["gather"]);
+    expect(looked(`${hot} param %t: f32[4, 5] = file %y = contract(%h, %t) {spec = "bni,oi->nob"}`)).toEqual(["permute", "gather", "permute"]);
+    expect(looked(`${hot} param %t: f32[5] = file %y = contract(%t, %h) {spec = "i,bni->bn"}`)).toEqual(["gather"]);
   });
   it("its gradient is a sum by index, for several columns too", () => {
-    expect(after(`${hot} input %g: f32[2, 3, 4] %y = contract(%h, %g) {spec = "bni,bno->io"}`)).toEqual(["scatter"]);
-    expect(after(`${hot} input %g: f32[6, 2, 3, 4] %y = contract(%g, %h) {spec = "kbno,bni->kio"}`)).toEqual(["permute", "scatter", "permute"]);
+    expect(looked(`${hot} input %g: f32[2, 3, 4] %y = contract(%h, %g) {spec = "bni,bno->io"}`)).toEqual(["scatter"]);
+    expect(looked(`${hot} input %g: f32[6, 2, 3, 4] %y = contract(%g, %h) {spec = "kbno,bni->kio"}`)).toEqual(["permute", "scatter", "permute"]);
   });
   it("other uses of one-hot rows stay contractions", () => {
     // counts per example, sums over some places only, places that stay beside the table's own
     for (const [operand, spec] of [["f32[2, 3, 4]", "bni,bno->bio"], ["f32[2, 4]", "bni,bo->io"], ["f32[2, 5]", "bni,bi->bn"], ["f32[5, 4]", "bni,io->bo"]] as const)
-      expect([spec, after(`${hot} input %g: ${operand} %y = contract(%h, %g) {spec = "${spec}"}`).includes("contract")]).toEqual([spec, true]);
+      expect([spec, looked(`${hot} input %g: ${operand} %y = contract(%h, %g) {spec = "${spec}"}`).includes("contract")]).toEqual([spec, true]);
   });
   it("numbers along another axis, or compared with something else, are no one-hot rows", () => {
     const other = hot.replace("axis = 2", "axis = 1");
-    expect(after(`${other} param %t: f32[5, 4] = file %y = contract(%h, %t) {spec = "bni,io->bno"}`)).toContain("contract");
+    expect(looked(`${other} param %t: f32[5, 4] = file %y = contract(%h, %t) {spec = "bni,io->bno"}`)).toContain("contract");
   });
 });
 
