@@ -81,7 +81,7 @@ export const FLAGS: readonly Flag[] = [
   ...knobFlags,
   ...hostFlags,
 
-  { name: "data", short: "d", group: "data", kind: "text", value: "PATH", doc: "folder or file with IDX images (MNIST), .npz, .csv or .csv.gz" },
+  { name: "data", short: "d", group: "data", kind: "text", value: "PATH", doc: "folder or file with IDX images (MNIST) or CIFAR records (.bin), .npz, .csv; .gz of them" },
   { name: "target", group: "data", kind: "list", value: "[OUTPUT=]COLUMN", doc: "target column(s) of a .csv by name or index, target array of a .npz; of an output, where several have a loss", defaultDoc: "the last column; y, or the output's name" },
   { name: "example-weight", group: "data", kind: "text", value: "COLUMN", doc: "column of a .csv or array of a .npz with a weight per example; 0 leaves an example out", defaultDoc: "all count once" },
   { name: "scale", group: "data", kind: "number", doc: "multiplies the inputs", unit: "factor", defaultDoc: "1/255 for images of bytes, else 1" },

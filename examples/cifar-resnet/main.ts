@@ -5,6 +5,7 @@
  *
  * Prints losses and accuracy after each epoch and writes the curves. Without the data it says what to fetch, and trains nothing.
  */
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { CompileError, layerTable, linePlot, makeFolder, openDevice, RuntimeFault, spellError, startProgress, summary, table, writeAtomic } from "kfacc";
@@ -72,8 +73,17 @@ function report(outcomes: Outcomes): void {
   console.log(`\ntraining loss: mean over the epoch's batches, each before its step; evaluated: training images after the epoch, by running statistics\n${table(["optimizer", "epoch", "steps", "seconds", "training loss", "evaluated", "test loss", "test accuracy"], rows)}`);
 }
 
-async function curves(outcomes: Outcomes): Promise<void> {
+/** What an earlier run with another --only left. */
+async function earlier(): Promise<Outcomes> {
+  const text = await readFile(join(OUT, "curves.json"), "utf8").catch(() => "{}");
+  return new Map(Object.entries(JSON.parse(text) as Record<OptimizerName, Outcome>)) as Outcomes;
+}
+
+async function curves(now: Outcomes): Promise<void> {
+  await makeFolder("out");
   await makeFolder(OUT);
+  const all = new Map([...(await earlier()), ...now]);
+  const outcomes: Outcomes = new Map(OPTIMIZERS.flatMap((name) => (all.has(name) ? [[name, all.get(name) as Outcome] as const] : [])));
   const title = `ResNet-20 on CIFAR-10: training loss, mean of ${WINDOW} batches of ${BATCH}`;
   for (const [file, xLabel, x] of [["loss-steps.svg", "steps", "step"], ["loss-seconds.svg", "seconds", "seconds"]] as const) {
     const series = [...outcomes].map(([name, { curve }]) => ({ name: NAMES[name], x: curve.map((p) => p[x]), y: curve.map((p) => p.loss) }));

@@ -20,9 +20,10 @@ const product = (list: readonly number[]): number => list.reduce((a, b) => a * b
  * @param old input's shape in the file; `place` of the examples in it; `target` the file's (resolved) result
  * @param raw the target as spelled now (0, −1, numbers); `natural` what it resolves to now, if it does
  * @param exact `natural` is right: the file computes it from shapes, for any batch
+ * @param symbolic the file leaves its batch open: only an axis of 1 that is the batch alone may be something else than `natural` says
  */
 export function reboundShape(
-  old: readonly number[], place: Place, target: readonly number[], from: number, to: number, raw: readonly number[], natural: readonly number[] | undefined, exact = false,
+  old: readonly number[], place: Place, target: readonly number[], from: number, to: number, raw: readonly number[], natural: readonly number[] | undefined, exact = false, symbolic = false,
 ): { shape: number[]; place: Place } | undefined {
   const step = product(old.slice(place.axis + 1)) * place.inner;
   const options = target.flatMap((n, axis) => {
@@ -36,8 +37,9 @@ export function reboundShape(
   const alone = options.filter((o) => o.alone);
   if (exact) return spelled?.find((o) => o.alone) ?? spelled?.[0];
   const open = options.filter((o) => raw[o.place.axis] === -1);
+  const stays = symbolic && natural !== undefined;
   // an axis that is the batch and nothing else; else what the file's own arithmetic gives; else the open entry
-  for (const group of [alone.filter((o) => spelled?.includes(o)), alone.filter((o) => o.place.axis === place.axis), alone, spelled ?? [], open])
+  for (const group of [alone.filter((o) => spelled?.includes(o)), alone.filter((o) => o.place.axis === place.axis), alone, spelled ?? [], stays ? [] : open])
     if (group[0]) return group[0];
-  return options.length === 1 ? options[0] : undefined;
+  return options.length === 1 && !stays ? options[0] : undefined;
 }

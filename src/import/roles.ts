@@ -1,12 +1,14 @@
 /**
  * Which stored tensors are weights to train.
  *
- * - A float initialiser of rank ≥ 1 is trainable, except BatchNormalization's running mean and variance, and single
- *   numbers ([1], [1, 1]) that only ever serve as the exponent, divisor, subtrahend or bound of elementwise arithmetic.
+ * - A float initialiser of rank ≥ 1 is trainable, except BatchNormalization's running mean and variance; single
+ *   numbers ([1], [1, 1]) that only ever serve as the exponent, divisor, subtrahend or bound of elementwise arithmetic; and what its
+ *   uses or its numbers show to be no weight (buffers.ts): bounds, masks, frequencies, grids, the mean taken from the model's input.
  * - A tensor of rank 0 is a constant.
  * - The float tensor of a Constant or ConstantOfShape node is a constant, except with more than one element at the place of a
- *   weight or bias of Gemm, MatMul, Conv, ConvTranspose (also through Transpose, Reshape and the like), or added to their result.
+ *   weight or bias of a linear, recurrent or normalising layer (also through Transpose, Reshape and the like), or added to a linear one's result.
  */
+import { Buffers } from "./buffers.js";
 import type { OnnxGraph, OnnxNode } from "./model.js";
 
 export type Role =
@@ -24,7 +26,12 @@ export interface Use {
 
 const VIEWS = new Set(["Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Flatten", "Cast"]);
 const LINEAR: Readonly<Record<string, readonly number[]>> = { Gemm: [0, 1, 2], MatMul: [0, 1], Conv: [1, 2], ConvTranspose: [1, 2] };
-const placesOf = (op: string): readonly number[] => (Object.hasOwn(LINEAR, op) ? (LINEAR[op] ?? []) : []); // an op may be called "constructor"
+const placesOf = (op: string): readonly number[] => (Object.hasOwn(PLACES, op) ? (PLACES[op] ?? []) : []); // an op may be called "constructor"
+/** Weights and biases of the other layers that have their own ops. */
+const PLACES: Readonly<Record<string, readonly number[]>> = {
+  ...LINEAR, BatchNormalization: [1, 2], InstanceNormalization: [1, 2], LayerNormalization: [1, 2], GroupNormalization: [1, 2], RMSNormalization: [1], PRelu: [1],
+  LSTM: [1, 2, 3, 7], GRU: [1, 2, 3], RNN: [1, 2, 3],
+};
 /** Ops in which a single number is arithmetic, not a weight. */
 const HELPERS = new Set(["Div", "Sub", "Pow", "Min", "Max", "Clip", "Mod", "Where", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Pad", "Resize", "Range", "OneHot"]);
 
@@ -32,6 +39,7 @@ export class Roles {
   readonly #uses = new Map<string, Use[]>();
   readonly #madeBy = new Map<string, OnnxNode>();
   readonly #computed = new Map<string, OnnxNode | undefined>();
+  readonly #buffers: Buffers;
 
   constructor(graph: OnnxGraph) {
     for (const node of graph.nodes) {
@@ -43,6 +51,7 @@ export class Roles {
       });
       for (const name of node.outputs) if (name !== "") this.#madeBy.set(name, node);
     }
+    this.#buffers = new Buffers(graph, this.#uses);
   }
 
   /** Uses of a tensor by ops that compute with it, looking through views. (No recursion: a file may chain thousands of views.) */
@@ -85,13 +94,15 @@ export class Roles {
     return flipped;
   }
 
-  initializer(name: string, dims: readonly number[]): Role {
+  /** `numbers`: the tensor's own, read only where its uses leave a doubt. */
+  initializer(name: string, dims: readonly number[], numbers?: () => ArrayLike<number>): Role {
     if (dims.length === 0) return "constant";
     const uses = this.reached(name);
     if (uses.length > 0 && uses.every((u) => u.node.op === "BatchNormalization" && u.input >= 3)) return "frozen";
     const single = dims.every((n) => n === 1);
     if (single && uses.length > 0 && uses.every((u) => HELPERS.has(u.node.op))) return "constant";
-    return "trainable";
+    if (this.#buffers.byUse(name)) return "constant";
+    return numbers && this.#buffers.byNumbers(name, dims, numbers) ? "frozen" : "trainable";
   }
 
   /** What a value is a mere copy of. */

@@ -179,7 +179,7 @@ export class Run {
     const tensor = this.loaded.graph.initializers.get(name);
     if (!tensor && name === "") throw new CompileError("bad-model", "an input that the op needs is left out");
     if (!tensor) throw new CompileError("internal", `"${name}" has no value`);
-    const role = irType(numericType(tensor)) === "f32" ? this.roles.initializer(name, tensor.dims) : "constant";
+    const role = irType(numericType(tensor)) === "f32" ? this.roles.initializer(name, tensor.dims, () => this.#decoded(tensor).data) : "constant";
     const made: Operand = role === "constant"
       ? { kind: "known", array: this.#decoded(tensor) }
       : { kind: "weight", tensor, trainable: role === "trainable" && !this.options.frozen(name) };

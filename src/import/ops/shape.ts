@@ -27,8 +27,10 @@ function onnxReshape(c: Context): Value {
   const place = c.host.place(c.node.inputs[0] ?? "");
   if (old && target && place && c.host.rebind && scaledAxes(now, old).length > 0) {
     const { from, to } = c.host.rebind;
-    const exact = natural && c.host.rebind.symbolic === true && c.host.fromShapes?.(c.node.inputs[1] ?? "") === true;
-    const made = reboundShape(old, place, target, from, to, raw, natural, exact);
+    // of a file that leaves its batch open, arithmetic is right for any, and so is what comes behind examples that it has merged; only a
+    // literal 1 that stands for an axis of theirs is a trace of an export with one example
+    const exact = natural && c.host.rebind.symbolic === true && (old[place.axis] !== from || c.host.fromShapes?.(c.node.inputs[1] ?? "") === true);
+    const made = reboundShape(old, place, target, from, to, raw, natural, exact, c.host.rebind.symbolic);
     if (!made) throw c.lost(`the examples of [${now}] cannot be followed into the shape [${raw}]`);
     c.host.setPlace(c.node.outputs[0] ?? "", made.place);
     return reshape(c, x, made.shape);
