@@ -2,9 +2,8 @@
  * Stored float tensors that are no weights. A file does not tell registered buffers from parameters: what a tensor is used for does, and in a
  * few cases what it holds.
  */
-import type { OnnxGraph, OnnxNode } from "./model.js";
+import type { OnnxGraph, OnnxNode, Use } from "./model.js";
 import { onnxType } from "./model.js";
-import type { Use } from "./roles.js";
 
 /** Places at which no weight stands: shapes, bounds, scales, masks, labels, first states; and where a derivative is 0. "all": any. */
 const NEVER: Readonly<Record<string, "all" | readonly number[]>> = {

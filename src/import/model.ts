@@ -77,6 +77,12 @@ export interface Guard {
   readonly of: string;
 }
 
+/** An input of a node at which a tensor stands. */
+export interface Use {
+  readonly node: OnnxNode;
+  readonly input: number;
+}
+
 /** One axis: a number, a symbol, or undefined where the file says neither. */
 export type Dim = number | string | undefined;
 

@@ -9,7 +9,7 @@
  *   weight or bias of a linear, recurrent or normalising layer (also through Transpose, Reshape and the like), or added to a linear one's result.
  */
 import { Buffers } from "./buffers.js";
-import type { OnnxGraph, OnnxNode } from "./model.js";
+import type { OnnxGraph, OnnxNode, Use } from "./model.js";
 
 export type Role =
   /** A parameter that the optimiser updates. */
@@ -18,11 +18,6 @@ export type Role =
   | "frozen"
   /** Numbers that import computes with. */
   | "constant";
-
-export interface Use {
-  readonly node: OnnxNode;
-  readonly input: number;
-}
 
 const VIEWS = new Set(["Transpose", "Reshape", "Identity", "Unsqueeze", "Squeeze", "Flatten", "Cast"]);
 const LINEAR: Readonly<Record<string, readonly number[]>> = { Gemm: [0, 1, 2], MatMul: [0, 1], Conv: [1, 2], ConvTranspose: [1, 2] };

@@ -8,8 +8,8 @@
  */
 import { CompileError } from "../../ir/error.js";
 import { initialValues } from "../dsl/init.js";
-import { type OnnxGraph, type OnnxNode, type OnnxValue, onnxType } from "./model.js";
-import { Roles, type Use } from "./roles.js";
+import { type OnnxGraph, type OnnxNode, type OnnxValue, onnxType, type Use } from "./model.js";
+import { Roles } from "./roles.js";
 import { MODEL, TENSOR, GRAPH, utf8 } from "./schema.js";
 import { encodeRaw, type FloatType, MAX_ELEMENTS } from "./tensor.js";
 import { concat, delimited, fields, varint } from "./wire.js";
