@@ -175,9 +175,7 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
     for (const n of taken) groupOf.set(only(n), group);
     raise(group, Math.max(...taken.map((n) => place.get(n) as number)));
     if (taken.length === 1) link(group);
-    else {
-      relink(taken.map(only));
-    }
+    else relink(taken.map(only));
     return true;
   };
 

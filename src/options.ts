@@ -57,7 +57,7 @@ export const FLAGS: readonly Flag[] = [
   { name: "train", group: "model", kind: "list", value: "NAME", doc: "only these weights train, unless --freeze names them; * stands for any part of a name", defaultDoc: "all" },
   { name: "dropout", group: "model", kind: "switch", doc: "Dropout leaves activations out in training (off: it passes its input on)", default: true },
   { name: "output", group: "model", kind: "list", value: "NAME", doc: "use these values of the graph as its outputs, and leave out what they do not need" },
-  { name: "shape", group: "model", kind: "list", value: "NAME=1,3,32,32", doc: "whole shape of an input whose axes the file leaves open (1x3x32x32 is the same); a symbol bound in one is bound in all" },
+  { name: "shape", group: "model", kind: "list", value: "NAME=1,3,32,32", doc: "whole shape of an input: sizes that the file leaves open, or others than it has (1x3x32x32 is the same); a symbol bound in one is bound in all" },
   { name: "value", group: "model", kind: "list", value: "NAME=NUMBERS", doc: "an input is these numbers, whatever is computed: a flag, a shape, a list of axes" },
   { name: "batch-axis", group: "model", kind: "list", value: "NAME=AXIS", doc: "axis of an input that carries examples; -1: none", defaultDoc: "the leading one" },
 

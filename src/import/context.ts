@@ -4,7 +4,7 @@ import type { Value } from "../../ir/graph.js";
 import type { NdArray } from "../../ir/ndarray.js";
 import type { Emit } from "../../ir/op.js";
 import type { DType } from "../../ir/type.js";
-import { type ExternalRef, type OnnxNode, spellNode } from "./model.js";
+import { type ExternalRef, type OnnxNode, type OnnxType, spellNode } from "./model.js";
 import type { Place } from "./rebind.js";
 
 /** The output is this function of `logits`, along `axis`: so a loss can be inferred, and differentiated from the logits. */
@@ -34,6 +34,8 @@ export interface Host {
   readonly value: (name: string) => Value;
   readonly shapeOf: (name: string) => readonly number[];
   readonly dtypeOf: (name: string) => DType;
+  /** The element type that the file has for a value, where it says one (stored tensors, inputs). */
+  readonly storedType?: (name: string) => OnnxType | undefined;
   /** The numbers of a tensor known at import; undefined for what depends on the model's inputs. */
   readonly numbers: (name: string) => NdArray | undefined;
   readonly table: (name: string, array: NdArray) => Value;
@@ -117,6 +119,10 @@ export class Context {
 
   dtype(i: number): DType {
     return this.host.dtypeOf(this.#name(i));
+  }
+
+  storedType(i: number): OnnxType | undefined {
+    return this.host.storedType?.(this.#name(i));
   }
 
   /** The file's shape of input i while the batch is being rebound, else undefined. */

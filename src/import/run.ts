@@ -11,7 +11,7 @@ import { taken } from "./functions.js";
 import { constantTensor } from "./ops/constant.js";
 import type { Binding } from "./inputs.js";
 import { LegacyContext, MODERN_OPSET } from "./legacy.js";
-import { type Loaded, type OnnxNode, type OnnxTensor, spellNode } from "./model.js";
+import { type Loaded, type OnnxNode, type OnnxTensor, onnxType, spellNode } from "./model.js";
 import { IMPORT_OPS } from "./ops/index.js";
 import type { Place } from "./rebind.js";
 import type { Roles } from "./roles.js";
@@ -274,6 +274,10 @@ export class Run {
       shapeOf: (name) => {
         this.#operand(name);
         return this.#shapes.get(name) as readonly number[];
+      },
+      storedType: (name) => {
+        const stored = this.loaded.graph.initializers.get(this.roles.source(name))?.type ?? this.loaded.graph.inputs.find((v) => v.name === name)?.type;
+        return stored === undefined ? undefined : onnxType(stored);
       },
       dtypeOf: (name) => {
         const operand = this.#operand(name);

@@ -66,6 +66,11 @@ describe("casts to 16 bits", () => {
     expect(run("Cast", [{ values: pairs.map(([x]) => x) }], { attrs: { to: BFLOAT16 }, gives: BFLOAT16 }).data).toEqual(pairs.map(([, y]) => y));
   });
 
+  it("CastLike rounds as the type of its second input, where the file names it", () => {
+    for (const [type, want] of [[FLOAT16, 2048], [BFLOAT16, 2048], [undefined, 2049]] as const)
+      expect(run("CastLike", [{ values: [2049] }, { values: [1], ...(type === undefined ? {} : { type }) }], { gives: type ?? 1 }).data).toEqual([want]);
+    expect(run("CastLike", [{ values: [2049] }], { stored: [{ dims: [1], type: FLOAT16, int32s: [0] }], gives: FLOAT16 }).data).toEqual([2048]);
+  });
   it("integers are rounded as well, and what was known at import is known", () => {
     expect(run("Cast", [{ values: [2049, 4097], type: INT64 }], { attrs: { to: FLOAT16 }, gives: FLOAT16 }).data).toEqual([2048, 4096]);
     expect(run("Cast", [], { attrs: { to: FLOAT16 }, gives: FLOAT16, stored: [{ dims: [], floats: [2049] }] }).data).toEqual([2048]);

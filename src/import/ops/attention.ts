@@ -2,10 +2,7 @@
 import { CompileError } from "../../../ir/error.js";
 import type { Value } from "../../../ir/graph.js";
 import { type Context, type ImportOp, type Result, scaledAxes } from "../context.js";
-import { broadcast, like, plus, reshape, restore, spread, sum, times } from "./common.js";
-
-/** The lowest float32: what a position that takes no part has in a maximum; no −∞ is needed, which −∞ − −∞ would make a NaN. */
-const LOWEST = -3.4028234663852886e38;
+import { broadcast, like, LOWEST, plus, reshape, restore, spread, sum, times } from "./common.js";
 
 /** An operand with a label for each axis: b batch, h key's heads, g query heads per key's head, s and t positions, d and e features. */
 export interface Labelled {

@@ -48,7 +48,10 @@ const cast: ImportOp = (c) => {
   return converted(c, to);
 };
 
-/** To the IR's type of input 1: of which ONNX type that is, computed values do not say. */
-const castLike: ImportOp = (c) => castTo(c, c.x(0), c.dtype(1));
+/** To the type of input 1; of a computed value only the IR's is known, which has one for all floats. */
+const castLike: ImportOp = (c) => {
+  const to = c.storedType(1);
+  return to === undefined || to === "string" ? castTo(c, c.x(0), c.dtype(1)) : converted(c, to);
+};
 
 export const castOps: Readonly<Record<string, ImportOp>> = { Cast: cast, CastLike: castLike };

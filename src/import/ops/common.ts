@@ -6,6 +6,9 @@ import type { OpName } from "../../../ir/ops/names.js";
 import { type DType, sameShape } from "../../../ir/type.js";
 import type { Context } from "../context.js";
 
+/** The lowest float32, in place of −∞: that has no place in a kernel's source, and −∞ − −∞ would be a NaN. */
+export const LOWEST = -3.4028234663852886e38;
+
 export const reshape = (c: Context, x: Value, shape: readonly number[]): Value =>
   sameShape(x.type.shape, shape) ? x : c.emit("reshape", [x], { shape: [...shape] });
 

@@ -2,11 +2,11 @@
 import type { Value } from "../../../ir/graph.js";
 import type { DType } from "../../../ir/type.js";
 import type { Context, ImportOp } from "../context.js";
-import { like, mean, plus, reshape, root, sum, times } from "./common.js";
+import { like, LOWEST, mean, plus, reshape, root, sum, times } from "./common.js";
 import { type Slide, slides, windows } from "./sliding.js";
 
 /** Padding that never wins: the most negative number of the type. */
-const lowest = (dtype: DType): number => (dtype === "f32" ? -3.4028234663852886e38 : -(2 ** 31));
+const lowest = (dtype: DType): number => (dtype === "f32" ? LOWEST : -(2 ** 31));
 
 function geometry(c: Context): Slide[] {
   const shape = c.shape(0);

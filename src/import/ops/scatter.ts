@@ -9,7 +9,7 @@ import type { Value } from "../../../ir/graph.js";
 import { eachIndex, type NdArray } from "../../../ir/ndarray.js";
 import { size, strides } from "../../../ir/type.js";
 import { type Context, type ImportOp, scaledAxes } from "../context.js";
-import { broadcast, castTo, cut, like, reshape } from "./common.js";
+import { broadcast, castTo, cut, like, LOWEST, reshape } from "./common.js";
 import { axisLast, counted, countedNumbers, needsIndexAlong, permuted, tuples } from "./gather.js";
 import { indexTable, joined } from "./pick.js";
 
@@ -23,8 +23,6 @@ interface Rows {
   readonly known: ArrayLike<number> | undefined;
 }
 
-/** Below every number that a kernel's source can spell; −∞ cannot be. */
-const LOWEST = -3.4028234663852886e38;
 /** More elements than this are not made to reduce updates that may meet in a row. */
 const MAX_PAIRS = 2 ** 26;
 
