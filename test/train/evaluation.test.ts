@@ -79,6 +79,12 @@ describe("dropout in training", () => {
     expect((await withTrainer(c, 1, passed)).some((v) => Math.abs(v - 4) > 1e-4)).toBe(drops);
   });
 
+  it("is said aloud where the file cannot tell", () => {
+    const notes = (bytes: Uint8Array) => importModel(loadModel(bytes), { mode: "train" }).notes.join();
+    expect(notes(dropped(7, { attrs: { ratio: { float: 0.25 } } }))).toMatch(/Dropout leaves activations out in training; --no-dropout/);
+    expect(notes(dropped(13, { stored: MODERN }))).toBe("");
+  });
+
   it("can be turned off", async () => {
     const c = compiled(forwardOf(dropped(13, { stored: MODERN }), false));
     expect((await withTrainer(c, 1, passed)).every((v) => v === 4)).toBe(true);

@@ -23,6 +23,7 @@ function dropout(c: Context): readonly Value[] {
   if (!(ratio >= 0 && ratio < 1)) throw c.refuse(`a ratio of ${ratio} is not in [0, 1)`);
   const noise = asked(c) && ratio > 0 ? c.noise(x.type.shape) : undefined;
   if (!noise) return [x, ...(c.wants(1) ? [like(c, 1, { ...x, type: { ...x.type, dtype: "bool" } })] : [])];
+  if (c.opset < 12) c.host.note(`${c.where}: Dropout leaves activations out in training; --no-dropout if the file is meant otherwise`);
   const keep = c.emit("ge", [noise, like(c, ratio, noise)]);
   return [c.emit("select", [keep, times(c, x, 1 / (1 - ratio)), like(c, 0, x)]), keep];
 }
