@@ -9,6 +9,10 @@ export interface Point {
   readonly lanes?: Axis;
   /** Spelling of the accumulator (vec4 with lanes). */
   readonly acc?: string;
+  /** Spelling of the position of the maximum that `acc` is, where it is one. */
+  readonly position?: string;
+  /** Spellings of the results of several reductions, by number: scalars, also with lanes. */
+  readonly folds?: readonly string[];
 }
 
 /** An i32 expression. */

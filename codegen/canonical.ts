@@ -23,13 +23,19 @@ export function canonicalize(spec: KernelSpec): Canonical<KernelSpec> {
         const [outer, inner] = [axes(spec.axes, "i"), axes(spec.reduction, "r")];
         return { ...spec, axes: outer, reduction: inner, value: r.expr(spec.value), ...(spec.when ? { when: r.expr(spec.when) } : {}), stores: r.stores(spec.stores) };
       }
+      case "rows": {
+        const [outer, inner] = [axes(spec.axes, "i"), axes(spec.reduction, "r")];
+        return { ...spec, axes: outer, reduction: inner, folds: spec.folds.map((f) => ({ ...f, value: r.expr(f.value) })), rowStores: r.stores(spec.rowStores), stores: r.stores(spec.stores) };
+      }
       case "contract": {
         const [output, reduction] = [axes(spec.output, "i"), axes(spec.reduction, "k")];
         const operand = (a: Access | "one", role: string): Access | "one" => (a === "one" ? a : r.access(a, role));
         const left = operand(spec.left, "left");
         const right = operand(spec.right, "right");
+        const pool = spec.pool && { axes: spec.pool.axes.map((a) => r.axis(a, "i")), value: r.expr(spec.pool.value) };
+        const sums = spec.sums?.map((sum) => ({ of: sum.of === "none" ? sum.of : r.access(sum.of, "also"), stores: r.stores(sum.stores) }));
         return {
-          ...spec, output, reduction, left, right, stores: r.stores(spec.stores),
+          ...spec, output, reduction, left, right, stores: r.stores(spec.stores), ...(sums && { sums }), ...(pool && { pool }),
           ...(spec.symmetric ? { symmetric: spec.symmetric.map(([a, b]) => [r.axis(a, "i"), r.axis(b, "i")] as const) } : {}),
         };
       }
@@ -140,7 +146,7 @@ function keyOf(spec: KernelSpec): string {
     switch (e.kind) {
       case "const": return `c${e.dtype}${Object.is(e.value, -0) ? "-0" : e.value}`;
       case "run": return `run.${e.name}`;
-      case "acc": return `acc${e.dtype}`;
+      case "acc": return `acc${e.fold ?? ""}${e.dtype}`;
       case "load": return `l${e.dtype}(${access(e.access)})`;
       case "index": return `i(${affine(e.index)})`;
       case "uniform": return `u(${expr(e.key[0])},${expr(e.key[1])},${e.stream},${affine(e.index)})`;
@@ -152,12 +158,14 @@ function keyOf(spec: KernelSpec): string {
     }
   };
   const axes = (list: readonly Axis[]): string => list.map((a) => `${a.name}:${a.size}`).join(",");
-  const stores = spec.stores.map((s) => `${buffer(s.buffer)}@${affine(s.address)}=${expr(s.value)}`).join(";");
+  const storesKey = (list: readonly Store[]): string => list.map((s) => `${buffer(s.buffer)}@${affine(s.address)}=${expr(s.value)}`).join(";");
+  const stores = storesKey(spec.stores);
   switch (spec.kind) {
     case "map": return `map[${axes(spec.axes)}]${stores}`;
     case "reduce": return `${spec.combine}[${axes(spec.axes)}][${axes(spec.reduction)}]${spec.when ? `${expr(spec.when)}?` : ""}${expr(spec.value)}|${stores}`;
+    case "rows": return `rows[${axes(spec.axes)}][${axes(spec.reduction)}]${spec.folds.map((f) => `${f.combine} ${expr(f.value)};`).join("")}|${storesKey(spec.rowStores)}|${stores}`;
     case "contract":
-      return `contract[${axes(spec.output)}][${axes(spec.reduction)}]${access(spec.left)}|${access(spec.right)}|${(spec.symmetric ?? []).map(([a, b]) => a.name + b.name).join(",")}|${stores}`;
+      return `contract[${axes(spec.output)}][${axes(spec.reduction)}]${access(spec.left)}|${access(spec.right)}|${(spec.symmetric ?? []).map(([a, b]) => a.name + b.name).join(",")}|${stores}${spec.pool ? `|pool[${axes(spec.pool.axes)}]${expr(spec.pool.value)}` : ""}${(spec.sums ?? []).map((sum) => `|sum ${sum.of === "none" ? sum.of : access(sum.of)}:${storesKey(sum.stores)}`).join("")}`;
     default: return spec satisfies never;
   }
 }

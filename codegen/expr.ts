@@ -17,6 +17,8 @@ const wide = (dtype: ScalarType, point: Point): string => (point.lanes ? vectorO
 const splat = (dtype: ScalarType, value: number, point: Point): string =>
   point.lanes ? `${vectorOf(dtype)}(${literal(dtype, value)})` : literal(dtype, value);
 
+const spread = (dtype: ScalarType, text: string, point: Point): string => (point.lanes ? `${vectorOf(dtype)}(${text})` : text);
+
 /** The same point with the lane axis moved by `lane` and computed as a scalar. */
 const laneOf = (point: Point, lane: number): Point => ({
   axis: (axis) => {
@@ -25,6 +27,8 @@ const laneOf = (point: Point, lane: number): Point => ({
     return typeof base === "number" ? base + lane : `(${base} + ${lane})`;
   },
   ...(point.acc === undefined ? {} : { acc: `${point.acc}[${lane}]` }),
+  ...(point.position === undefined ? {} : { position: `${point.position}[${lane}]` }),
+  ...(point.folds === undefined ? {} : { folds: point.folds }),
 });
 
 /**
@@ -48,7 +52,8 @@ function write(body: Body, expr: Expr, point: Point, vec4: ReadonlySet<Buffer>):
     case "run":
       return point.lanes ? `${vectorOf(expr.dtype)}(run.${expr.name})` : `run.${expr.name}`;
     case "acc":
-      return point.acc ?? "acc";
+      if (expr.fold !== undefined) return spread(expr.dtype, point.folds?.[expr.fold] ?? `fold${expr.fold}`, point);
+      return (expr.dtype === "i32" ? point.position : undefined) ?? point.acc ?? "acc";
     case "index": {
       const base = spellAffine(expr.index, point.axis);
       if (!point.lanes) return base;

@@ -64,8 +64,8 @@ export type Expr =
   | { readonly kind: "load"; readonly dtype: ScalarType; readonly access: Access }
   /** A run-time knob in the uniform block `run`, by name (f32 or u32). */
   | { readonly kind: "run"; readonly dtype: "f32" | "u32"; readonly name: string }
-  /** The result of the kernel's reduction or contraction. */
-  | { readonly kind: "acc"; readonly dtype: ScalarType }
+  /** The result of the kernel's reduction or contraction (of a pooled one: the maximum, or as i32 its position); `fold`: of one of several. */
+  | { readonly kind: "acc"; readonly dtype: ScalarType; readonly fold?: number }
   /** The value of an affine index expression (from `iota`). */
   | { readonly kind: "index"; readonly dtype: "i32"; readonly index: Affine }
   /** Counter-based random number in (0, 1): hash of the two key words, the stream and the element's index. */
@@ -120,9 +120,43 @@ export interface ContractSpec {
   readonly right: Access | "one";
   readonly stores: readonly Store[];
   readonly symmetric?: readonly (readonly [Axis, Axis])[];
+  readonly sums?: readonly SideSum[];
+  readonly pool?: Pool;
 }
 
-export type KernelSpec = MapSpec | ReduceSpec | ContractSpec;
+/**
+ * A second result of a contraction's kernel: Σ_reduction of one access (an operand's: what a column of ones on the other side would give),
+ * stored where the output axes it does not move along are 0. "none": nothing is summed, the stores only share the kernel.
+ */
+export interface SideSum {
+  readonly of: Access | "none";
+  readonly stores: readonly Store[];
+}
+
+/**
+ * The maximum over some output axes, which one invocation holds whole, of `value`, an expression of the contraction's sum (`acc`). The stores
+ * then see the maximum as `acc` of f32, and the row-major number of its first position within `axes` as `acc` of i32.
+ */
+export interface Pool {
+  readonly axes: readonly Axis[];
+  readonly value: Expr;
+}
+
+/**
+ * Several reductions of the same rows, and the work between and after them. Reduction k is `acc` with `fold` k in later ones' values and in
+ * the stores. `rowStores` have one element per row (they do not move along `reduction`), `stores` one per element.
+ */
+export interface RowsSpec {
+  readonly kind: "rows";
+  readonly label: string;
+  readonly axes: readonly Axis[];
+  readonly reduction: readonly Axis[];
+  readonly folds: readonly { readonly combine: ReduceSpec["combine"]; readonly value: Expr }[];
+  readonly rowStores: readonly Store[];
+  readonly stores: readonly Store[];
+}
+
+export type KernelSpec = MapSpec | ReduceSpec | ContractSpec | RowsSpec;
 
 /** Where a compiled kernel binds what: index = position in `bindings`. */
 export type Binding =

@@ -3,10 +3,10 @@ import type { Value } from "../ir/graph.js";
 import { only } from "../ir/graph.js";
 import { intsAttr, stringAttr } from "../ir/op.js";
 import { parseSpec } from "../ir/ops/reduction.js";
-import { shiftAffine } from "./affine.js";
+import { constantIndex, shiftAffine } from "./affine.js";
 import { symmetricLabels } from "./fuse.js";
 import { type GroupContext, label, type Spec, storesOf, viewsOf, withSplits } from "./group-context.js";
-import type { Access, Affine, Axis, ContractSpec, MapSpec } from "./kernel.js";
+import type { Access, Affine, Axis, ContractSpec, MapSpec, SideSum } from "./kernel.js";
 import { asAccess, NeedsBuffer } from "./view.js";
 
 /** A stretch of an output label: the main part, or the border that a padding of ones (or another constant) adds. */
@@ -17,8 +17,8 @@ interface Piece {
 }
 
 /**
- * A contraction, peeled where an operand is padded with ones (the homogeneous coordinate): the padded label's border is a
- * contraction of its own with "one" as that operand, stored into the same buffer.
+ * A contraction, peeled where an operand is padded with ones (the homogeneous coordinate): a border of one column is a sum of the other
+ * operand beside the main product, a wider one a contraction of its own with "one" as that operand; both go into the same buffer.
  */
 export function lowerContraction(context: GroupContext): readonly Spec[] {
   const { root } = context.group;
@@ -27,16 +27,23 @@ export function lowerContraction(context: GroupContext): readonly Spec[] {
   const [l, r] = operands as [Peeled, Peeled];
   const symmetric = symmetricLabels(root);
   const specs: Spec[] = [];
-  const leftPieces = pieces(l, "left");
   const rightPieces = pieces(r, "right");
-  leftPieces.forEach((lp, i) => {
+  const borders: (readonly [Piece, Piece])[] = [];
+  pieces(l, "left").forEach((lp, i) => {
     rightPieces.forEach((rp, j) => {
       if (symmetric && j < i) return; // the mirror image of (j, i), stored with it
-      specs.push(withSplits((dim) => contractionPiece(context, spec, [l, r], [lp, rp], symmetric && i !== j ? "mirror" : symmetric && lp.border === undefined ? "triangle" : "plain", symmetric ?? [], dim)));
+      if (isInner(lp) && isInner(rp)) return;
+      // one column of ones is a sum of the other operand: the main product's kernel has it at hand
+      if (alongside(lp) && alongside(rp)) borders.push([lp, rp]);
+      else specs.push(withSplits((dim) => contractionPiece(context, spec, [l, r], [lp, rp], symmetric && i !== j ? "mirror" : "plain", symmetric ?? [], [], dim)));
     });
   });
-  return specs;
+  const inner = [l, r].map((p): Piece => ({ start: p.label === undefined ? 0 : p.low, size: p.label === undefined ? -1 : p.extent, border: undefined })) as [Piece, Piece];
+  return [withSplits((dim) => contractionPiece(context, spec, [l, r], inner, symmetric ? "triangle" : "plain", symmetric ?? [], borders, dim)), ...specs];
 }
+
+const isInner = (piece: Piece): boolean => piece.border === undefined;
+const alongside = (piece: Piece): boolean => isInner(piece) || piece.size === 1;
 
 interface Peeled {
   readonly value: Value;
@@ -71,7 +78,7 @@ function pieces(p: Peeled, side: "left" | "right"): Piece[] {
 
 function contractionPiece(
   context: GroupContext, spec: { left: string; right: string; out: string }, [l, r]: readonly [Peeled, Peeled], [lp, rp]: readonly [Piece, Piece],
-  form: "plain" | "triangle" | "mirror", pairs: readonly (readonly [string, string])[], dim: (name: string, size: number) => { axes: Axis[]; index: Affine },
+  form: "plain" | "triangle" | "mirror", pairs: readonly (readonly [string, string])[], borders: readonly (readonly [Piece, Piece])[], dim: (name: string, size: number) => { axes: Axis[]; index: Affine },
 ): ContractSpec | MapSpec {
   const { root } = context.group;
   const out = only(root);
@@ -102,18 +109,31 @@ function contractionPiece(
   const coords = coordsFor((name) => name);
   const summed = names.filter((name) => !spec.out.includes(name));
   if (left === "one" && right === "one") {
+    if (borders.length > 0) throw new NeedsBuffer(root.inputs[r.label === undefined ? 0 : 1] as Value);
     // nothing but ones: the sum is a number known now
     const total = summed.reduce((n, name) => n * sizeOf(name), 1);
     const known = viewsOf(context, out, { kind: "const", dtype: "f32", value: total });
     return { kind: "map", label: label(context), axes: [...spec.out].flatMap((name) => (dims.get(name) as { axes: Axis[] }).axes), stores: storesOf(context, known, coords) };
   }
   const stores = storesOf(context, views, coords);
-  if (form === "mirror") {
-    const partner = new Map(pairs.flatMap(([a, b]) => [[a, b], [b, a]] as const));
-    stores.push(...storesOf(context, views, coordsFor((name) => partner.get(name) ?? name)));
-  }
+  const partner = new Map(pairs.flatMap(([a, b]) => [[a, b], [b, a]] as const));
+  const mirror = (name: string): string => partner.get(name) ?? name;
+  if (form === "mirror") stores.push(...storesOf(context, views, coordsFor(mirror)));
+  const sums = borders.map(([lb, rb]): SideSum => {
+    const of = isInner(lb) ? left : isInner(rb) ? right : "none";
+    if (of === "one") throw new NeedsBuffer(root.inputs[isInner(lb) ? 1 : 0] as Value);
+    const total = summed.reduce((n, name) => n * sizeOf(name), 1);
+    const seen = viewsOf(context, out, of === "none" ? { kind: "const", dtype: "f32", value: total } : undefined);
+    const at = (rename: (name: string) => string): Affine[] => [...spec.out].map((name) => {
+      const from = rename(name);
+      const border = from === l.label && !isInner(lb) ? lb : from === r.label && !isInner(rb) ? rb : undefined;
+      return border ? constantIndex(border.start) : shiftAffine(index(from), shift(from));
+    });
+    const made = storesOf(context, seen, at((name) => name));
+    return { of, stores: form === "triangle" && lb.start !== rb.start ? [...made, ...storesOf(context, seen, at(mirror))] : made };
+  });
   return {
-    kind: "contract", label: label(context), left, right, stores,
+    kind: "contract", label: label(context), left, right, stores, ...(sums.length > 0 && { sums }),
     output: [...spec.out].flatMap((name) => (dims.get(name) as { axes: Axis[] }).axes),
     reduction: summed.flatMap((name) => (dims.get(name) as { axes: Axis[] }).axes),
     ...(form === "triangle" ? triangle(pairs, dims) : {}),

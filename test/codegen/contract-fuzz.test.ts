@@ -48,7 +48,7 @@ describe("random contractions", () => {
 
   it.skipIf(device === undefined)("equal a float64 interpreter exactly on integers, memory around them being NaN", async () => {
     if (!device) return;
-    for (const { what, spec, lowered, data } of cases(0, 44)) {
+    for (const { what, spec, lowered, data } of cases(0, 60)) {
       const got = await runKernels(device, lowered.kernels, data, RUN);
       const want = interpret(spec, new Map([...data].map(([b, values]) => [b, Float64Array.from(values)])), RUN);
       for (const [buffer, values] of want) {

@@ -1,5 +1,5 @@
 /** Random contractions with small integers as data: float32 sums of them are exact in any order, so results must be equal. */
-import type { Access, Axis, Buffer, ContractSpec, Expr, Store } from "../../codegen/kernel.js";
+import type { Access, Axis, Buffer, ContractSpec, Expr, SideSum, Store } from "../../codegen/kernel.js";
 import { ACC, access, affine, axis, buffer, constant, type Conv, convFactor, convForward, convInput, convWeight, gram, load, op, rowMajor, storeTo, view } from "./contract-specs.js";
 
 /** Seeded choices. */
@@ -93,7 +93,38 @@ function factor(dice: Dice): ContractSpec {
   return { ...plain, stores: [storeTo(target, dice.chance(0.5) ? ACC : op("add", op("mul", load(target), constant(0.5)), ACC))] };
 }
 
-export const randomSpec = (dice: Dice): ContractSpec => (dice.chance(0.45) ? einsum(dice) : dice.chance(0.8) ? conv(dice) : factor(dice));
+export const randomSpec = (dice: Dice): ContractSpec => {
+  const plain = dice.chance(0.45) ? einsum(dice) : dice.chance(0.8) ? conv(dice) : factor(dice);
+  const pooled = plain.symmetric === undefined && dice.chance(0.25) ? withPool(plain, dice) : plain;
+  return dice.chance(0.35) ? withSums(pooled, dice) : pooled;
+};
+
+/** Axes that an operand moves along. */
+const movesAlong = (a: Access): Set<Axis> => new Set([a.address, ...a.bounds.map((b) => b.expr), ...a.quotients.map((q) => q.expr)].flatMap((f) => [...f.by.keys()]));
+
+/** Sums of one or both operands beside the product, new or added to what is there, and a store without any sum. */
+function withSums(spec: ContractSpec, dice: Dice): ContractSpec {
+  const sums: SideSum[] = [];
+  for (const [of, name] of [[spec.left, "left_sum"], [spec.right, "right_sum"]] as const) {
+    if (of === "one" || dice.chance(0.4) || (spec.symmetric && sums.length > 0)) continue;
+    const target = view(name, dice.shuffled(spec.output.filter((a) => movesAlong(of).has(a))), dice.pick([1, 4]));
+    sums.push({ of, stores: [storeTo(target, dice.chance(0.5) ? ACC : op("sub", load(target), op("mul", { kind: "run", dtype: "f32", name: "lr" }, ACC)))] });
+  }
+  if (dice.chance(0.2)) sums.push({ of: "none", stores: [storeTo(view("single", []), constant(3))] });
+  return sums.length === 0 ? spec : { ...spec, sums };
+}
+
+/** The maximum over one or two output axes of the sum and something that moves along them, and where it is. */
+function withPool(spec: ContractSpec, dice: Dice): ContractSpec {
+  const axes = dice.shuffled(spec.output.filter((a) => a.size > 1 && a.size <= 4)).slice(0, 1 + dice.int(2));
+  if (axes.length === 0) return spec;
+  const rest = spec.output.filter((a) => !axes.includes(a));
+  const along = dice.pick(axes);
+  const value = dice.chance(0.5) ? ACC : op("relu", op("add", ACC, load(access(buffer("slope", along.size), affine([[along, 1]])))));
+  const stores = [storeTo(view("largest", rest, dice.pick([1, 4])), dice.chance(0.5) ? ACC : op("relu", ACC))];
+  if (dice.chance(0.7)) stores.push(storeTo(view("place", rest), { kind: "cast", dtype: "f32", arg: { kind: "acc", dtype: "i32" } }));
+  return { ...spec, stores, pool: { axes, value } };
+}
 
 export const buffersOf = (spec: ContractSpec): Buffer[] => {
   const found = new Set<Buffer>();
@@ -102,7 +133,8 @@ export const buffersOf = (spec: ContractSpec): Buffer[] => {
     if (e.kind === "op") e.args.forEach(walk);
   };
   for (const side of [spec.left, spec.right]) if (side !== "one") found.add(side.buffer);
-  for (const store of spec.stores) {
+  if (spec.pool) walk(spec.pool.value);
+  for (const store of [...spec.stores, ...(spec.sums ?? []).flatMap((sum) => sum.stores)]) {
     found.add(store.buffer);
     walk(store.value);
   }
@@ -119,12 +151,14 @@ export function randomData(spec: ContractSpec, dice: Dice): Map<Buffer, Float32A
 /** Another legal-looking choice of tiles and splits, to test the generator beyond what the cost model likes. */
 export function randomChoice(spec: ContractSpec, dice: Dice): { tile: number[]; split: number[] } {
   const axes = [...spec.output, ...spec.reduction];
-  const tile = axes.map((a) => Math.min(a.size, dice.pick([1, 1, 2, 3, 4, 5, 8, a.size])));
+  const whole = new Set(spec.pool?.axes ?? []);
+  const tile = axes.map((a) => (whole.has(a) ? a.size : Math.min(a.size, dice.pick([1, 1, 2, 3, 4, 5, 8, a.size]))));
   const split = axes.map((a, k) => (k >= spec.output.length && dice.chance(0.3) ? 1 + dice.int(Math.min(5, a.size)) : 1));
   for (const [i, j] of spec.symmetric ?? []) tile[axes.indexOf(j)] = tile[axes.indexOf(i)] ?? 1;
   const product = (list: readonly number[]) => list.reduce((a, b) => a * b, 1);
   while (product(tile.slice(0, spec.output.length)) > 64 || product(tile) > 1500) {
     const k = dice.int(tile.length);
+    if (whole.has(axes[k] as Axis)) continue;
     const smaller = Math.ceil((tile[k] ?? 1) / 2);
     tile[k] = smaller;
     for (const [i, j] of spec.symmetric ?? []) for (const [a, b] of [[i, j], [j, i]] as const) if (axes[k] === a) tile[axes.indexOf(b)] = smaller;

@@ -19,15 +19,16 @@ export function read(access: Access, at: At, memory: Memory): number {
   return value;
 }
 
-function evaluate(e: Expr, at: At, acc: number, memory: Memory, run: Readonly<Record<string, number>>): number {
+function evaluate(e: Expr, at: At, acc: number, memory: Memory, run: Readonly<Record<string, number>>, position = 0): number {
   switch (e.kind) {
     case "const": return e.value;
-    case "acc": return acc;
+    case "acc": return e.dtype === "i32" ? position : acc;
+    case "cast": return evaluate(e.arg, at, acc, memory, run, position);
     case "run": return run[e.name] ?? 0;
     case "load": return read(e.access, at, memory);
     case "index": return index(e.index, at);
     case "op": {
-      const [x = 0, y = 0] = e.args.map((arg) => evaluate(arg, at, acc, memory, run));
+      const [x = 0, y = 0] = e.args.map((arg) => evaluate(arg, at, acc, memory, run, position));
       if (e.op === "add") return x + y;
       if (e.op === "sub") return x - y;
       if (e.op === "mul") return x * y;
@@ -56,16 +57,35 @@ export function each(axes: readonly Axis[], visit: (at: Map<Axis, number>) => vo
 /** Memory after the contraction. Values are computed from the memory before it. */
 export function interpret(spec: ContractSpec, before: Memory, run: Readonly<Record<string, number>> = {}): Memory {
   const after: Memory = new Map([...before].map(([buffer, data]) => [buffer, data.slice()]));
-  each(spec.output, (at) => {
+  const summed = (at: At, factors: readonly (Access | "one")[]): number => {
     let acc = 0;
     each(spec.reduction, (inner) => {
       const all = new Map([...at, ...inner]);
-      acc += (spec.left === "one" ? 1 : read(spec.left, all, before)) * (spec.right === "one" ? 1 : read(spec.right, all, before));
+      acc += factors.reduce((product, f) => product * (f === "one" ? 1 : read(f, all, before)), 1);
     });
-    for (const store of spec.stores) {
-      const target = after.get(store.buffer);
-      if (target) target[index(store.address, at)] = evaluate(store.value, at, acc, before, run);
+    return acc;
+  };
+  const store = (stores: ContractSpec["stores"], at: At, acc: number, position = 0): void => {
+    for (const s of stores) {
+      const target = after.get(s.buffer);
+      if (target) target[index(s.address, at)] = evaluate(s.value, at, acc, before, run, position);
     }
+  };
+  const { pool } = spec;
+  each(spec.output.filter((a) => !pool?.axes.includes(a)), (at) => {
+    if (!pool) return store(spec.stores, at, summed(at, [spec.left, spec.right]));
+    let [best, first, count] = [Number.NEGATIVE_INFINITY, 0, 0];
+    each(pool.axes, (inner) => {
+      const all = new Map([...at, ...inner]);
+      const value = evaluate(pool.value, all, summed(all, [spec.left, spec.right]), before, run);
+      if (value > best) [best, first] = [value, count];
+      count++;
+    });
+    store(spec.stores, at, best, first);
   });
+  for (const sum of spec.sums ?? []) {
+    const moves = sum.of === "none" ? [] : [sum.of.address, ...sum.of.bounds.map((b) => b.expr), ...sum.of.quotients.map((q) => q.expr)];
+    each(spec.output.filter((a) => moves.some((m) => m.by.has(a))), (at) => store(sum.stores, at, sum.of === "none" ? 0 : summed(at, [sum.of])));
+  }
   return after;
 }

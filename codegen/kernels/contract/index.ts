@@ -7,7 +7,7 @@ import { freeBuffers } from "../../bindings.js";
 import type { Affine, Axis, Buffer, ContractSpec, Kernel, Limits, Lowered, Store } from "../../kernel.js";
 import { MAX_SOURCE } from "../../limits.js";
 import { emitKernel, laneAxis } from "./emit.js";
-import { type Problem, problemOf } from "./problem.js";
+import { epilogues, type Problem, problemOf } from "./problem.js";
 import { levelSize, type Schedule } from "./schedule.js";
 import { search } from "./search.js";
 
@@ -38,7 +38,7 @@ function lowerProblem(problem: Problem, allowSplit: boolean): Lowered {
 function searchFor(problem: Problem, allowSplit = true) {
   const { spec, limits } = problem;
   const operands = new Set([spec.left, spec.right].flatMap((side) => (side === "one" ? [] : [side.buffer])));
-  const free = freeBuffers(spec.stores);
+  const free = freeBuffers(epilogues(spec));
   const count = (buffers: readonly Buffer[]) => new Set([...buffers, ...free.loads, ...free.stores]).size;
   const tooMany = count([...operands]) > limits.storageBuffers;
   if (tooMany && (!allowSplit || count([]) + 1 > limits.storageBuffers)) {
@@ -49,9 +49,11 @@ function searchFor(problem: Problem, allowSplit = true) {
 
 /** Lowers with a given schedule, for tests and measurements. */
 export function lowerWith(problem: Problem, schedule: Schedule): Lowered {
-  if (!schedule.twoPass) return { kernels: [emitKernel(problem, schedule, problem.spec.stores, new Map())], scratch: [] };
-  const { partials, store, second, splits } = partialSums(problem, schedule);
-  const first = emitKernel({ ...problem, loaded: new Set(), stored: new Set([partials]) }, schedule, [store], splits);
+  const { spec } = problem;
+  if (!schedule.twoPass) return { kernels: [emitKernel(problem, schedule, { stores: spec.stores, sums: problem.sums.map((sum) => sum.stores), ...(spec.pool && { pool: spec.pool }) }, new Map())], scratch: [] };
+  const { partials, store, sums, second, splits } = partialSums(problem, schedule);
+  const summing = problem.sums.filter((sum) => sum.side !== undefined);
+  const first = emitKernel({ ...problem, sums: summing, loaded: new Set(), stored: new Set([partials]) }, schedule, { stores: [store], sums: sums.map((s) => [s]) }, splits);
   const rest = lowerProblem(problemOf(second, problem.limits), false);
   return { kernels: [named(first, "parts"), ...rest.kernels.map((kernel) => named(kernel, "total"))], scratch: [partials, ...rest.scratch] };
 }
@@ -72,16 +74,30 @@ function partialSums(problem: Problem, schedule: Schedule) {
   }
   const innermost = problem.pairs.length === 0 ? laneAxis(problem, schedule, spec.stores) : undefined;
   const row = [...spec.output.filter((axis) => axis !== innermost && axis.size > 1), ...(innermost ? [innermost] : [])];
-  const by = new Map<Axis, number>();
-  let stride = 1;
-  for (const axis of [...parts, ...row].toReversed()) {
-    if (axis.size > 1) by.set(axis, stride);
-    stride = stride === 1 ? Math.ceil(axis.size / 4) * 4 : stride * axis.size;
-  }
-  const address: Affine = { at: 0, by };
-  const partials: Buffer = { name: "partials", dtype: "f32", elements: stride };
-  const store: Store = { buffer: partials, address, value: { kind: "acc", dtype: "f32" } };
-  const access = { buffer: partials, address, bounds: [], quotients: [], fill: 0 };
-  const second: ContractSpec = { ...spec, label: `${spec.label}, sum of parts`, reduction: parts, left: access, right: "one" };
-  return { partials, store, second, splits };
+  const region = (axes: readonly Axis[], at: number) => {
+    const by = new Map<Axis, number>();
+    let stride = 1;
+    for (const axis of [...parts, ...axes].toReversed()) {
+      if (axis.size > 1) by.set(axis, stride);
+      stride = stride === 1 ? Math.ceil(axis.size / 4) * 4 : stride * axis.size;
+    }
+    return { address: { at, by } satisfies Affine, end: at + Math.ceil(stride / 4) * 4 };
+  };
+  const main = region(row, 0);
+  let end = main.end;
+  const addresses = problem.sums.flatMap(({ side, absent }) => {
+    if (side === undefined) return [];
+    const made = region(spec.output.filter((axis, a) => axis.size > 1 && !absent.includes(a)), end);
+    end = made.end;
+    return [made.address];
+  });
+  const partials: Buffer = { name: "partials", dtype: "f32", elements: end };
+  const store = (address: Affine): Store => ({ buffer: partials, address, value: { kind: "acc", dtype: "f32" } });
+  const access = (address: Affine) => ({ buffer: partials, address, bounds: [], quotients: [], fill: 0 });
+  let next = 0;
+  const second: ContractSpec = {
+    ...spec, label: `${spec.label}, sum of parts`, reduction: parts, left: access(main.address), right: "one",
+    ...(spec.sums && { sums: spec.sums.map((sum) => (sum.of === "none" ? sum : { ...sum, of: access(addresses[next++] as Affine) })) }),
+  };
+  return { partials, store: store(main.address), sums: addresses.map(store), second, splits };
 }

@@ -2,7 +2,7 @@
 import type { Base, Guard, Sum } from "./pool.js";
 import type { Problem } from "./problem.js";
 import { type Digit, layOut, type Schedule } from "./schedule.js";
-import type { Body } from "./terms.js";
+import type { Body, Term } from "./terms.js";
 
 /** Loops around the main body; the innermost one's ragged last trip follows it as the tail. */
 export function loopNest(problem: Problem, schedule: Schedule, main: readonly string[], tail: readonly string[] | undefined): string[] {
@@ -59,7 +59,8 @@ export function printBody(problem: Problem, body: Body, local: string): string[]
   for (const group of body.groups) {
     const inner = group.loads.map(load);
     for (const [acc, sum] of group.sums) {
-      const products = sum.map((term) => [factor(body.left, term.left), factor(body.right, term.right)].filter((f) => f !== undefined).join(" * "));
+      const factors = (term: Term) => (term.sum === undefined ? [factor(body.left, term.left), factor(body.right, term.right)] : [factor(body.sums[term.sum], term.left)]);
+      const products = sum.map((term) => factors(term).filter((f) => f !== undefined).join(" * "));
       inner.push(`${local}c${acc} += ${products[0] === "" ? `${products.length}.0f` : products.join(" + ")};`);
     }
     const conditions = (body.pool.sets[group.guards] ?? []).map((guard) => spellGuard(body.pool.guards[guard] as Guard));

@@ -1,6 +1,6 @@
 /** A contraction in dense form: axes are numbered, every affine map is an array of coefficients. */
 import { CompileError } from "../../../ir/error.js";
-import type { Access, Affine, Axis, Buffer, ContractSpec, Expr, Limits } from "../../kernel.js";
+import type { Access, Affine, Axis, Buffer, ContractSpec, Expr, Limits, Pool, Store } from "../../kernel.js";
 
 /** at + Σ by[axis number] · axis */
 export interface Form {
@@ -18,6 +18,14 @@ export interface Side {
   readonly widest: 1 | 4;
 }
 
+/** A further sum over the reduction. `side` undefined: nothing is summed, only stored. */
+export interface Extra {
+  readonly side: Side | undefined;
+  readonly stores: readonly Store[];
+  /** Output axes that do not matter to it: it is stored where they are 0. */
+  readonly absent: readonly number[];
+}
+
 export interface Problem {
   readonly spec: ContractSpec;
   readonly limits: Limits;
@@ -30,6 +38,9 @@ export interface Problem {
   readonly right: Side | undefined;
   /** Rows and columns of a symmetric product, as axis numbers. */
   readonly pairs: readonly (readonly [number, number])[];
+  readonly sums: readonly Extra[];
+  /** Output axes that one invocation holds whole, because it takes the maximum over them. */
+  readonly pooled: ReadonlySet<number>;
   readonly loaded: ReadonlySet<Buffer>;
   readonly stored: ReadonlySet<Buffer>;
 }
@@ -49,8 +60,8 @@ export function problemOf(spec: ContractSpec, limits: Limits): Problem {
     return { at: affine.at, by };
   };
   const loaded = new Set<Buffer>();
-  for (const store of spec.stores) collectLoads(store.value, loaded, new Set());
-  const stored = new Set(spec.stores.map((store) => store.buffer));
+  for (const store of epilogues(spec)) collectLoads(store.value, loaded, new Set());
+  const stored = new Set(epilogues(spec).map((store) => store.buffer));
   const side = (access: Access | "one"): Side | undefined => {
     if (access === "one") return undefined;
     if (access.fill !== 0) throw internal(spec, `operand ${access.buffer.name} is filled with ${access.fill}, not 0`);
@@ -68,6 +79,11 @@ export function problemOf(spec: ContractSpec, limits: Limits): Problem {
     if (i < 0 || j < 0 || i >= spec.output.length || j >= spec.output.length || axes[i]?.size !== axes[j]?.size)
       throw internal(spec, "a symmetric pair must be two output axes of one size");
   }
+  const sums = (spec.sums ?? []).map((sum): Extra => {
+    const of = sum.of === "none" ? undefined : side(sum.of);
+    const forms = of ? [of.address, ...of.bounds.map((b) => b.form), ...of.quotients.map((q) => q.form)] : [];
+    return { side: of, stores: sum.stores, absent: spec.output.flatMap((_, a) => (forms.some((f) => f.by[a] !== 0) ? [] : [a])) };
+  });
   return {
     spec,
     limits,
@@ -77,10 +93,17 @@ export function problemOf(spec: ContractSpec, limits: Limits): Problem {
     left: side(spec.left),
     right: side(spec.right),
     pairs,
+    sums,
+    pooled: new Set((spec.pool?.axes ?? []).map((axis) => number.get(axis) ?? -1)),
     loaded,
     stored,
   };
 }
+
+/** Everything a kernel of `spec` may store, and a stand-in for what a maximum is taken of: for those who ask which buffers are touched. */
+export const epilogues = (spec: ContractSpec): readonly Store[] => [
+  ...spec.stores, ...(spec.sums ?? []).flatMap((sum) => sum.stores), ...(spec.pool ? spec.stores.slice(0, 1).map((store) => ({ ...store, value: (spec.pool as Pool).value })) : []),
+];
 
 /** Words a kernel uses itself, and words of WGSL that make plausible axis names. */
 export const RESERVED: readonly string[] = ["acc", "finish", "main", "thread", "id", "tile", "run", "in", "out", "loop", "for", "if", "let", "var", "fn", "i32", "f32", "case", "default", "filter", "target", "from", "of", "group", "new", "with"];

@@ -161,7 +161,7 @@ function plainest(problem: Problem): Choice {
     const size = problem.axes[a]?.size ?? 1;
     while (trips() > MAX_TRIPS && (split[a] ?? 1) < size) split[a] = Math.min(size, (split[a] ?? 1) * 2);
   }
-  return { tile: problem.axes.map(() => 1), split };
+  return { tile: problem.axes.map((axis, a) => (problem.pooled.has(a) ? axis.size : 1)), split };
 }
 
 /** Starts: a square tile; short axes whole (taps of a filter, rows of an image), which are worth little in part. */
@@ -169,7 +169,7 @@ function seeds(problem: Problem): Choice[] {
   const plain = plainest(problem);
   const whole = (limit: number, from: number, to: number): Choice => ({
     ...plain,
-    tile: problem.axes.map((axis, a) => (a >= from && a < to && axis.size <= limit ? axis.size : 1)),
+    tile: problem.axes.map((axis, a) => (a >= from && a < to && axis.size <= limit ? axis.size : (plain.tile[a] ?? 1))),
   });
   const [outputs, all] = [problem.outputs, problem.axes.length];
   const long = problem.axes.slice(0, outputs).flatMap((axis, a) => (axis.size > WHOLE ? [a] : []));
@@ -182,7 +182,7 @@ function knobsOf(problem: Problem, allowSplit: boolean): Knob[] {
   const columns = new Set(problem.pairs.map(([, j]) => j));
   const knobs: Knob[] = [];
   for (const [a, axis] of problem.axes.entries()) {
-    if (axis.size === 1 || columns.has(a)) continue;
+    if (axis.size === 1 || columns.has(a) || problem.pooled.has(a)) continue;
     const j = partner.get(a);
     knobs.push({ axes: j === undefined ? [a] : [a, j], key: "tile", values: tileSizes(axis.size) });
     if (allowSplit && a >= problem.outputs) knobs.push({ axes: [a], key: "split", values: splitSizes(axis.size) });

@@ -1,51 +1,51 @@
 /** Passes 3 and 5: the multiply-adds of one body, grouped by the condition under which they happen. */
+import type { Buffer } from "../../kernel.js";
 import { type Table, tabulate, tabulateEnds, widthOf } from "./place.js";
 import { Pool } from "./pool.js";
 import type { Problem, Side } from "./problem.js";
-import type { AxisLayout, Width } from "./schedule.js";
+import { type AxisLayout, product, type Width } from "./schedule.js";
 
 export interface Tables {
   readonly layout: readonly AxisLayout[];
   readonly pool: Pool;
   readonly left: Table | undefined;
   readonly right: Table | undefined;
+  /** Of each further sum. */
+  readonly sums: readonly (Table | undefined)[];
   readonly ends: Table;
 }
 
-export interface Widths {
-  readonly left: Width;
-  readonly right: Width;
-}
-
 /** How wide each operand buffer is viewed; one buffer has one view per kernel. */
+export type Widths = ReadonlyMap<Buffer, Width>;
+
 export function widths(problem: Problem, layout: readonly AxisLayout[]): Widths {
-  const width = (side: Side | undefined): Width => {
-    if (side === undefined) return 4;
+  const found = new Map<Buffer, Width>();
+  for (const side of [problem.left, problem.right, ...problem.sums.map((sum) => sum.side)]) {
+    if (side === undefined) continue;
     const w = widthOf(side, layout);
-    return w === 2 && problem.loaded.has(side.buffer) ? 1 : w;
-  };
-  const left = width(problem.left);
-  const right = width(problem.right);
-  if (problem.left?.buffer !== problem.right?.buffer) return { left, right };
-  const both = Math.min(left, right) as Width;
-  return { left: both, right: both };
+    found.set(side.buffer, Math.min(w === 2 && problem.loaded.has(side.buffer) ? 1 : w, found.get(side.buffer) ?? 4) as Width);
+  }
+  return found;
 }
 
 export function tables(problem: Problem, layout: readonly AxisLayout[], width: Widths): Tables {
   const pool = new Pool();
+  const table = (side: Side | undefined) => side && tabulate(side, layout, pool, width.get(side.buffer) ?? 1);
   return {
     layout,
     pool,
-    left: problem.left && tabulate(problem.left, layout, pool, width.left),
-    right: problem.right && tabulate(problem.right, layout, pool, width.right),
+    left: table(problem.left),
+    right: table(problem.right),
+    sums: problem.sums.map((sum) => table(sum.side)),
     ends: tabulateEnds(layout, problem.outputs, pool),
   };
 }
 
-/** One product; a missing factor is 1. Factors are entries of the operand's table. */
+/** One product; a missing factor is 1. Factors are entries of the operand's table; with `sum`: of that further sum's table, `left` alone. */
 export interface Term {
   readonly left: number;
   readonly right: number;
+  readonly sum?: number;
 }
 
 /** Terms under one guard set, by accumulator, with the loads that nobody else needs. */
@@ -62,10 +62,12 @@ export interface Body extends Tables {
   readonly terms: number;
 }
 
-/** An accumulator: a combination of output pins. `index` numbers all combinations row-major. */
+/** An accumulator: a combination of output pins. `index` numbers all combinations row-major, those of further sums behind them. */
 export interface Accumulator {
   readonly index: number;
   readonly pins: readonly number[];
+  /** The further sum it belongs to. */
+  readonly sum?: number;
 }
 
 /** The accumulators some thread needs. With one triangular tile (`diagonalOnly`) those above the diagonal go. */
@@ -76,6 +78,22 @@ export function accumulators(problem: Problem, layout: readonly AxisLayout[], di
     if (diagonalOnly && tilePosition(problem, layout, pins, 0) > tilePosition(problem, layout, pins, 1)) return;
     found.push({ index, pins: [...pins] });
   });
+  return found;
+}
+
+/** The accumulators of the further sums: one per combination of the output pins that matter to each. */
+export function sumAccumulators(problem: Problem, layout: readonly AxisLayout[]): Accumulator[] {
+  const found: Accumulator[] = [];
+  let from = product(layout.slice(0, problem.outputs).map((axis) => axis.values.length));
+  for (const [sum, { side, absent }] of problem.sums.entries()) {
+    if (side === undefined) continue;
+    const sizes = layout.slice(0, problem.outputs).map((axis, a) => (absent.includes(a) ? 1 : axis.values.length));
+    combinations(sizes, (pins, index) => {
+      if (pins.some((pin, a) => (layout[a]?.reach[pin] ?? 0) < 0)) return;
+      found.push({ index: from + index, pins: [...pins], sum });
+    });
+    from += product(sizes);
+  }
   return found;
 }
 
@@ -101,22 +119,26 @@ export function combinations(sizes: readonly number[], visit: (pins: number[], i
 export function bodyOf(problem: Problem, t: Tables, accs: readonly Accumulator[]): Body {
   const { layout, pool } = t;
   const groups = new Map<number, Group>();
-  const unrolled: { left: number; right: number; ends: number }[] = [];
+  const unrolled: { left: number; right: number; sums: number[]; ends: number }[] = [];
   const reduction = layout.slice(problem.outputs);
   const at = (table: Table | undefined, pins: readonly number[], from: number): number =>
     table === undefined ? 0 : pins.reduce((sum, pin, a) => sum + pin * (table.strides[a + from] ?? 0), 0);
   combinations(reduction.map((axis) => axis.values.length), (pins) => {
-    unrolled.push({ left: at(t.left, pins, problem.outputs), right: at(t.right, pins, problem.outputs), ends: at(t.ends, pins, problem.outputs) });
+    unrolled.push({
+      left: at(t.left, pins, problem.outputs), right: at(t.right, pins, problem.outputs),
+      sums: t.sums.map((table) => at(table, pins, problem.outputs)), ends: at(t.ends, pins, problem.outputs),
+    });
   });
   let terms = 0;
   for (const acc of accs) {
-    const left = at(t.left, acc.pins, 0);
+    const extra = acc.sum === undefined ? undefined : t.sums[acc.sum];
+    const left = at(extra ?? t.left, acc.pins, 0);
     const right = at(t.right, acc.pins, 0);
     const ends = at(t.ends, acc.pins, 0);
     for (const step of unrolled) {
-      const term = { left: left + step.left, right: right + step.right };
-      const a = t.left?.guards[term.left] ?? 0;
-      const b = t.right?.guards[term.right] ?? 0;
+      const term: Term = extra ? { left: left + (step.sums[acc.sum as number] ?? 0), right: 0, sum: acc.sum as number } : { left: left + step.left, right: right + step.right };
+      const a = (extra ?? t.left)?.guards[term.left] ?? 0;
+      const b = extra ? 0 : (t.right?.guards[term.right] ?? 0);
       const c = t.ends.guards[ends + step.ends] ?? 0;
       if (a < 0 || b < 0 || c < 0) continue;
       terms++;
@@ -137,7 +159,7 @@ function assignLoads(t: Tables, groups: readonly Group[]): number[] {
   for (const group of groups) {
     for (const sum of group.sums.values()) {
       for (const term of sum) {
-        for (const chunk of [t.left?.chunks[term.left], t.right?.chunks[term.right]]) {
+        for (const chunk of term.sum === undefined ? [t.left?.chunks[term.left], t.right?.chunks[term.right]] : [t.sums[term.sum]?.chunks[term.left]]) {
           if (chunk === undefined) continue;
           const known = owner.get(chunk);
           owner.set(chunk, known === undefined || known === group ? group : "several");
