@@ -47,8 +47,14 @@ export function canonicalize(spec: KernelSpec): Canonical<KernelSpec> {
 
 export function canonicalizeInverse(spec: InverseSpec): Canonical<InverseSpec> {
   const r = new Renamer();
-  const made = { ...spec, matrix: r.buffer(spec.matrix, "matrix"), damping: r.buffer(spec.damping, "damping"), inverse: r.buffer(spec.inverse, "inverse"), status: r.buffer(spec.status, "status") };
-  return { key: `inverse:${spec.batch}:${spec.n}`, spec: made, original: r.original };
+  const made = {
+    ...spec,
+    batches: spec.batches.map((b) => ({
+      ...b, matrix: r.buffer(b.matrix, "matrix"), damping: r.buffer(b.damping, "damping"), inverse: r.buffer(b.inverse, "inverse"), status: r.buffer(b.status, "status"),
+    })),
+  };
+  const key = made.batches.map((b) => [b.batch, b.n, b.matrix.name, b.damping.name, b.inverse.name, b.status.name].join(":"));
+  return { key: `inverse:${key.join("|")}`, spec: made, original: r.original };
 }
 
 export function canonicalizeScatter(spec: ScatterSpec): Canonical<ScatterSpec> {

@@ -9,16 +9,28 @@ import type { Graph, Node, Value } from "../ir/graph.js";
 import { isKnob, only, producers, users } from "../ir/graph.js";
 import { OPS } from "../ir/ops/index.js";
 import type { OpName } from "../ir/ops/names.js";
-import { sameShape } from "../ir/type.js";
+import { sameShape, size } from "../ir/type.js";
+import { belongs, isReduction, keepsRows, lastOfRows, reductionRows, rowsOf, sweepsRows } from "./fuse-rows.js";
 import type { Limits } from "./kernel.js";
 import { sortsPlaces } from "./kernels/scatter-spec.js";
 
 export interface Group {
   readonly root: Node;
-  /** Values this kernel computes besides the root's, all of the root's result shape. */
+  /** Values this kernel computes besides the root's: of the root's result shape, or what joins its rows (`fuse-rows.ts`). */
   readonly nodes: Node[];
   /** Results that others read: these are stored. Filled at the end. */
   readonly stored: Value[];
+  /** Of a contraction that computes other groups on its way (`alongside.ts`), whose nodes and results are then among its own. */
+  readonly parts?: Parts;
+}
+
+export interface Parts {
+  /** The contraction's own part. */
+  readonly main: Group;
+  /** Sums of an operand over what the contraction sums over. */
+  readonly sums: readonly { readonly group: Group; readonly operand: 0 | 1 }[];
+  /** Maxima, and their positions, over stretches of the contraction's result. */
+  readonly maxima: readonly Group[];
 }
 
 export interface Fusion {
@@ -33,6 +45,16 @@ const MOVES: ReadonlySet<OpName> = new Set<OpName>(["reshape", "permute", "broad
 const CHEAP = 3;
 
 export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): Fusion {
+  const refused = new Set<Node>();
+  for (;;) {
+    const made = fuseOnce(graph, limits, forced, refused);
+    if (!(made instanceof Set)) return made;
+    for (const node of made) refused.add(node);
+  }
+}
+
+/** The fusion, or what may not join rows again: with it a kernel would bind too many buffers. */
+function fuseOnce(graph: Graph, limits: Limits, forced: ReadonlySet<Value>, refused: ReadonlySet<Node>): Fusion | Set<Node> {
   const producer = producers(graph);
   const readers = users(graph);
   const results = new Set(graph.results.map((r) => r.value));
@@ -141,32 +163,57 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
     return group;
   };
   const others = (value: Value, group: Group): Node[] =>
-    [...new Set(readers.get(value))].filter((n) => n !== group.root && !group.nodes.includes(n));
+    [...new Set(readers.get(value))].filter((n) => n !== group.root && !group.nodes.includes(n) && !staysInRows(n, group));
+  /** Movement that only the rows' own kernel looks through. */
+  const staysInRows = (n: Node, group: Group): boolean =>
+    rowsOf(group) !== undefined && (n.op === "broadcast" || n.op === "reshape") && !groupOf.has(only(n)) && !needed.has(only(n)) && others(only(n), group).length === 0;
 
   /** Elementwise nodes between `node` and values of `group`, if all else can be had before the group runs. */
   const path = (node: Node, group: Group): Node[] | undefined => {
     const taken: Node[] = [];
+    const rows = rowsOf(group);
+    const fits = (v: Value): boolean => sameShape(v.type.shape, (group.root.results[0] as Value).type.shape) || (rows !== undefined && belongs(v, rows));
+    const reach = (input: Value): boolean => {
+      if (groupOf.get(input) === group || !waitsFor(input, group)) return true;
+      const from = producer.get(input);
+      if (groupOf.has(input) || !from) return false;
+      if (rows && keepsRows(from, rows)) return reach(from.inputs[0] as Value);
+      return OPS[from.op].elementwise === true && fits(input) && (taken.includes(from) || visit(from));
+    };
     const visit = (n: Node): boolean => {
-      for (const input of n.inputs) {
-        if (groupOf.get(input) === group || !waitsFor(input, group)) continue;
-        const from = producer.get(input);
-        if (groupOf.has(input) || !from || !OPS[from.op].elementwise || !sameShape(input.type.shape, only(node).type.shape)) return false;
-        if (!taken.includes(from) && !visit(from)) return false;
-      }
+      if (!n.inputs.every(reach)) return false;
       if (!taken.includes(n)) taken.push(n);
       return true;
     };
     return visit(node) ? taken : undefined;
   };
+  /** `node` is a value of the rows that `group` reduces, or another reduction of them. */
+  const joinsRows = (node: Node, group: Group): boolean => {
+    const rows = rowsOf(group);
+    if (!rows || refused.has(node)) return false;
+    if (!isReduction(node)) return belongs(only(node), rows);
+    const mine = reductionRows(node);
+    return mine !== undefined && sameShape(mine.full, rows.full) && sameShape(mine.lead, rows.lead);
+  };
+  /** The reduction reads something that `group` makes, or reads for every element of a row. */
+  const sharesRows = (node: Node, group: Group): boolean => {
+    const x = node.inputs[0] as Value;
+    const mine = leaves(x);
+    const theirs = groupLeaves(group);
+    return [...mine].some((v) => groupOf.get(v) === group || (theirs.has(v) && size(v.type.shape) >= size(x.type.shape)));
+  };
   const join = (node: Node, group: Group): boolean => {
-    if (group.root.op === "inverse" || sortsPlaces(group.root) || !sameShape((group.root.results[0] as Value).type.shape, only(node).type.shape)) return false;
+    if (group.root.op === "inverse" || sortsPlaces(group.root)) return false;
+    const same = !isReduction(node) && sameShape((group.root.results[0] as Value).type.shape, only(node).type.shape);
+    if (!same && !joinsRows(node, group)) return false;
     const taken = path(node, group);
     if (!taken) return false;
     if (isSymmetric(group.root) && taken.some((n) => n.inputs.some((v) => ![...leaves(v)].every((leaf) => groupOf.get(leaf) === group)))) return false;
     const before = group.nodes.length;
     group.nodes.push(...taken);
     readCache.delete(group);
-    const stores = [group.root, ...group.nodes].filter((n) => needed.has(only(n)) || others(only(n), group).length > 0).length;
+    // whether rows are read by others is known at the end
+    const stores = [group.root, ...group.nodes].filter((n) => needed.has(only(n)) || (!rowsOf(group) && others(only(n), group).length > 0)).length;
     if (groupLeaves(group).size + stores + 1 > limits.storageBuffers) {
       group.nodes.length = before;
       readCache.delete(group);
@@ -184,7 +231,9 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
     const readersOfFold = node.op === "fold" ? new Set(readers.get(only(node))) : undefined;
     if (readersOfFold?.size === 1 && [...readersOfFold].every((n) => n.op === "fold") && !needed.has(only(node))) continue;
     if (ROOTS.has(node.op)) {
-      open(node);
+      const rows = isReduction(node) ? reductionRows(node) : undefined;
+      const related = rows ? groups.filter((g) => rowsOf(g) !== undefined && sharesRows(node, g)) : [];
+      if (!related.reverse().some((g) => join(node, g))) open(node);
       continue;
     }
     const value = only(node);
@@ -213,7 +262,8 @@ export function fuse(graph: Graph, limits: Limits, forced: ReadonlySet<Value>): 
     group.stored.push(...made.filter((v) => results.has(v) || (forced.has(v) && v !== group.root.results[0]) || others(v, group).length > 0 || group.root.op === "inverse"));
     if (group.stored.length === 0) group.stored.push(made[made.length - 1] as Value);
   }
-  return { groups: order(groups, groupLeaves, groupOf), groupOf };
+  const wide = new Set(groups.filter((g) => sweepsRows(g) && groupLeaves(g).size + g.stored.length + 1 > limits.storageBuffers).map((g) => lastOfRows(g)));
+  return wide.size > 0 ? wide : { groups: order(groups, groupLeaves, groupOf), groupOf };
 }
 
 /** Operations that cost more than one elementary step to recompute. */

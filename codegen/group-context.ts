@@ -56,10 +56,10 @@ export const label = (context: GroupContext): string => {
 };
 
 /** Values of this kernel are computed in place; all others are read from their buffers. */
-export function viewsOf({ group, producer, buffers }: GroupContext, acc: Value | undefined, accExpr?: Expr, taps?: ReadonlyMap<Node, Affine>): Views {
+export function viewsOf({ group, producer, buffers }: GroupContext, acc: Value | undefined, accExpr?: Expr, taps?: ReadonlyMap<Node, Affine>, held?: ReadonlyMap<Value, Expr>): Views {
   const own = new Set<Value>([...group.root.results, ...group.nodes.map(only)]);
-  return new Views({ producer, acc, buffer: (v) => (own.has(v) ? undefined : buffers.get(v)), ...(accExpr ? { accExpr } : {}), ...(taps ? { taps } : {}) });
+  return new Views({ producer, acc, buffer: (v) => (own.has(v) ? undefined : buffers.get(v)), ...(accExpr ? { accExpr } : {}), ...(taps ? { taps } : {}), ...(held ? { held } : {}) });
 }
 
-export const storesOf = (context: GroupContext, views: Views, coords: readonly Affine[]): Store[] =>
-  context.group.stored.map((v) => ({ buffer: context.buffers.get(v) as Buffer, address: flat(v.type.shape, coords), value: views.at(v, coords) }));
+export const storesOf = (context: GroupContext, views: Views, coords: readonly Affine[], stored: readonly Value[] = context.group.stored): Store[] =>
+  stored.map((v) => ({ buffer: context.buffers.get(v) as Buffer, address: flat(v.type.shape, coords), value: views.at(v, coords) }));

@@ -126,7 +126,7 @@ export interface ContractSpec {
 
 /**
  * A second result of a contraction's kernel: Σ_reduction of one access (an operand's: what a column of ones on the other side would give),
- * stored where the output axes it does not move along are 0. "none": nothing is summed, the stores only share the kernel.
+ * stored where the output axes that neither it nor its stores move along are 0. "none": nothing is summed, the stores only share the kernel.
  */
 export interface SideSum {
   readonly of: Access | "none";
@@ -180,7 +180,19 @@ export interface Limits {
   readonly workgroupBytes: number;
   readonly workgroupsPerDimension: number;
   readonly bindingBytes: number;
+  /** What schedules are shaped for; default software. */
+  readonly target?: Target;
+  /** Schedules that measurement chose for contractions, by the key of their canonical form; go before the rules. */
+  readonly schedules?: ReadonlyMap<string, ChosenSchedule>;
 }
+
+/** software: registers only, as adapters that compute on the CPU like it; gpu: tiles in workgroup memory, few accumulators. */
+export type Target = "software" | "gpu";
+
+/** rows: register tiles and splits by axis, output axes first. tiled: a workgroup's tile, a thread's part of it, splits of the reduction. */
+export type ChosenSchedule =
+  | { readonly family: "rows"; readonly tile: readonly number[]; readonly split: readonly number[] }
+  | { readonly family: "tiled"; readonly rows: number; readonly columns: number; readonly depth: number; readonly perRow: number; readonly perColumn: number; readonly parts: number };
 
 /** A lowered kernel spec: one or more dispatches in order, plus scratch buffers they use between them. */
 export interface Lowered {

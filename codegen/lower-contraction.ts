@@ -3,11 +3,12 @@ import type { Value } from "../ir/graph.js";
 import { only } from "../ir/graph.js";
 import { intsAttr, stringAttr } from "../ir/op.js";
 import { parseSpec } from "../ir/ops/reduction.js";
-import { constantIndex, shiftAffine } from "./affine.js";
-import { symmetricLabels } from "./fuse.js";
+import { addAffine, constantIndex, scaleAffine, shiftAffine } from "./affine.js";
+import { type Stretches, stretchesOf } from "./alongside.js";
+import { type Group, type Parts, symmetricLabels } from "./fuse.js";
 import { type GroupContext, label, type Spec, storesOf, viewsOf, withSplits } from "./group-context.js";
-import type { Access, Affine, Axis, ContractSpec, MapSpec, SideSum } from "./kernel.js";
-import { asAccess, NeedsBuffer } from "./view.js";
+import type { Access, Affine, Axis, ContractSpec, Expr, MapSpec, Pool, SideSum, Store } from "./kernel.js";
+import { asAccess, NeedsBuffer, scalarType } from "./view.js";
 
 /** A stretch of an output label: the main part, or the border that a padding of ones (or another constant) adds. */
 interface Piece {
@@ -89,7 +90,9 @@ function contractionPiece(
     return v.type.shape[labels.indexOf(name)] as number;
   };
   const names = [...new Set(spec.left + spec.right)];
-  const dims = new Map(names.map((name) => [name, dim(name, sizeOf(name))] as const));
+  const first = context.group.parts?.maxima[0];
+  const cut = first && cutAxes(stretchesOf(first.root, (context.group.parts as Parts).main.stored[0] as Value, context.producer) as Stretches, spec.out, dim);
+  const dims = new Map(names.map((name) => [name, cut?.labels.get(name) ?? dim(name, sizeOf(name))] as const));
   const index = (name: string): Affine => (dims.get(name) as { index: Affine }).index;
   const operand = (p: Peeled, piece: Piece): Access | "one" => {
     if (piece.border) return "one";
@@ -115,10 +118,13 @@ function contractionPiece(
     const known = viewsOf(context, out, { kind: "const", dtype: "f32", value: total });
     return { kind: "map", label: label(context), axes: [...spec.out].flatMap((name) => (dims.get(name) as { axes: Axis[] }).axes), stores: storesOf(context, known, coords) };
   }
-  const stores = storesOf(context, views, coords);
+  const { parts } = context.group;
+  const own = (parts?.main ?? context.group).stored;
+  const pooled = parts && cut && lowerMaxima(context, parts, cut);
+  const stores = pooled?.stores ?? storesOf(context, views, coords, own);
   const partner = new Map(pairs.flatMap(([a, b]) => [[a, b], [b, a]] as const));
   const mirror = (name: string): string => partner.get(name) ?? name;
-  if (form === "mirror") stores.push(...storesOf(context, views, coordsFor(mirror)));
+  if (form === "mirror") stores.push(...storesOf(context, views, coordsFor(mirror), own));
   const sums = borders.map(([lb, rb]): SideSum => {
     const of = isInner(lb) ? left : isInner(rb) ? right : "none";
     if (of === "one") throw new NeedsBuffer(root.inputs[isInner(lb) ? 1 : 0] as Value);
@@ -129,14 +135,57 @@ function contractionPiece(
       const border = from === l.label && !isInner(lb) ? lb : from === r.label && !isInner(rb) ? rb : undefined;
       return border ? constantIndex(border.start) : shiftAffine(index(from), shift(from));
     });
-    const made = storesOf(context, seen, at((name) => name));
-    return { of, stores: form === "triangle" && lb.start !== rb.start ? [...made, ...storesOf(context, seen, at(mirror))] : made };
+    const made = storesOf(context, seen, at((name) => name), own);
+    return { of, stores: form === "triangle" && lb.start !== rb.start ? [...made, ...storesOf(context, seen, at(mirror), own)] : made };
   });
+  for (const { group, operand } of parts?.sums ?? []) {
+    const labels = operand === 0 ? spec.left : spec.right;
+    const of = operand === 0 ? left : right;
+    const total: Expr = { kind: "const", dtype: "f32", value: summed.reduce((n, name) => n * sizeOf(name), 1) };
+    const seen = viewsOf(context, only(group.root), of === "one" ? total : undefined);
+    sums.push({ of: of === "one" ? "none" : of, stores: storesOf(context, seen, [...labels].filter((name) => spec.out.includes(name)).map(index), group.stored) });
+  }
   return {
-    kind: "contract", label: label(context), left, right, stores, ...(sums.length > 0 && { sums }),
+    kind: "contract", label: label(context), left, right, stores, ...(sums.length > 0 && { sums }), ...(pooled && { pool: pooled.pool }),
     output: [...spec.out].flatMap((name) => (dims.get(name) as { axes: Axis[] }).axes),
     reduction: summed.flatMap((name) => (dims.get(name) as { axes: Axis[] }).axes),
     ...(form === "triangle" ? triangle(pairs, dims) : {}),
+  };
+}
+
+type Dim = { axes: Axis[]; index: Affine };
+
+/** Output axes cut as the maximum's input has them: by label, and by axis of that input. */
+interface Cut {
+  readonly labels: ReadonlyMap<string, Dim>;
+  readonly digits: readonly { readonly dim: Dim; readonly reduced: boolean }[];
+}
+
+function cutAxes(stretches: Stretches, out: string, dim: (name: string, size: number) => Dim): Cut {
+  const labels = new Map<string, Dim>();
+  const digits: { dim: Dim; reduced: boolean }[] = [];
+  stretches.forEach((parts, k) => {
+    const name = out[k] as string;
+    let whole: Dim = { axes: [], index: constantIndex(0) };
+    parts.forEach((part, q) => {
+      const made = dim(`${name}${q}`, part.size);
+      whole = { axes: [...whole.axes, ...made.axes], index: addAffine(scaleAffine(whole.index, part.size), made.index) };
+      digits[part.axis] = { dim: made, reduced: part.reduced };
+    });
+    labels.set(name, whole);
+  });
+  return { labels, digits };
+}
+
+/** What is stored of the maxima over stretches of the result, and what they are taken of. */
+function lowerMaxima(context: GroupContext, parts: Parts, cut: Cut): { stores: Store[]; pool: Pool } {
+  const held = new Map(parts.maxima.map((g) => [only(g.root), { kind: "acc", dtype: scalarType(only(g.root)) }] as const satisfies readonly [Value, Expr]));
+  const kept = cut.digits.filter((d) => !d.reduced).map((d) => d.dim.index);
+  const stored = viewsOf(context, undefined, undefined, undefined, held);
+  const result = viewsOf(context, only(parts.main.root));
+  return {
+    stores: parts.maxima.flatMap((g) => storesOf(context, stored, kept, g.stored)),
+    pool: { axes: cut.digits.flatMap((d) => (d.reduced ? d.dim.axes : [])), value: result.at((parts.maxima[0] as Group).root.inputs[0] as Value, cut.digits.map((d) => d.dim.index)) },
   };
 }
 

@@ -1,20 +1,22 @@
 /** One group of operations as kernel specifications. */
 import { type Node, only, type Value } from "../ir/graph.js";
 import { intAttr, intsAttr } from "../ir/op.js";
+import { sameShape } from "../ir/type.js";
 import { type GroupContext, label, type Spec, storesOf, viewsOf, withSplits } from "./group-context.js";
-import { axisIndex } from "./affine.js";
-import type { Access, Affine, Axis, Buffer, Expr } from "./kernel.js";
+import { axisIndex, constantIndex } from "./affine.js";
+import { sweepsRows } from "./fuse-rows.js";
+import type { Access, Affine, Axis, Buffer, Expr, RowsSpec } from "./kernel.js";
 import type { InverseSpec } from "./kernels/inverse-spec.js";
 import { type ScatterSpec, sortsPlaces } from "./kernels/scatter-spec.js";
 import { lowerContraction } from "./lower-contraction.js";
-import { asAccess, NeedsBuffer, SplitAxis } from "./view.js";
+import { asAccess, flat, NeedsBuffer, scalarType, SplitAxis } from "./view.js";
 
 export function lowerGroup(context: GroupContext): readonly Spec[] {
   const { root } = context.group;
   switch (root.op) {
     case "inverse": return [lowerInverseSpec(context)];
     case "contract": return lowerContraction(context);
-    case "reduce_sum": case "reduce_max": case "reduce_argmax": return [lowerReduction(context)];
+    case "reduce_sum": case "reduce_max": case "reduce_argmax": return [sweepsRows(context.group) ? lowerRowSweeps(context) : lowerReduction(context)];
     case "fold": return [lowerFold(context)];
     case "scatter": return [sortsPlaces(root) ? lowerSorted(context) : lowerScatter(context)];
     default: return [lowerMap(context)];
@@ -43,6 +45,28 @@ function lowerReduction(context: GroupContext): Spec {
     return {
       kind: "reduce", label: label(context), combine: COMBINE[root.op as keyof typeof COMBINE],
       axes: kept.flatMap((d) => d.axes), reduction: dims.filter((_, k) => reduced.includes(k)).flatMap((d) => d.axes), value, stores,
+    };
+  });
+}
+/** Several reductions of the same rows, with values of one element per row or of the rows' own shape. */
+function lowerRowSweeps(context: GroupContext): RowsSpec {
+  const { root, nodes, stored } = context.group;
+  const x = root.inputs[0] as Value;
+  const reduced = intsAttr(root.attrs, "axes");
+  const reductions = [root, ...nodes].filter((n) => n.op in COMBINE);
+  return withSplits((dim) => {
+    const dims = x.type.shape.map((n, k) => dim(`${reduced.includes(k) ? "r" : "i"}${k}`, n));
+    const all = dims.map((d) => d.index);
+    const kept = all.slice(0, all.length - reduced.length);
+    const held = new Map(reductions.map((n, fold) => [only(n), { kind: "acc", dtype: scalarType(only(n)), fold } as const] as const));
+    const views = viewsOf(context, undefined, undefined, undefined, held);
+    const folds = reductions.map((n) => ({ combine: COMBINE[n.op as keyof typeof COMBINE], value: views.at(n.inputs[0] as Value, all) }));
+    const store = (v: Value, coords: readonly Affine[]) => ({ buffer: context.buffers.get(v) as Buffer, address: flat(v.type.shape, coords), value: views.at(v, coords) });
+    const whole = (v: Value): boolean => sameShape(v.type.shape, x.type.shape);
+    return {
+      kind: "rows", label: label(context), axes: dims.filter((_, k) => !reduced.includes(k)).flatMap((d) => d.axes), reduction: dims.filter((_, k) => reduced.includes(k)).flatMap((d) => d.axes),
+      folds, stores: stored.filter(whole).map((v) => store(v, all)),
+      rowStores: stored.filter((v) => !whole(v)).map((v) => store(v, v.type.shape.map((_, k) => kept[k] ?? constantIndex(0)))),
     };
   });
 }
@@ -108,9 +132,6 @@ function lowerFold(context: GroupContext): Spec {
 
 function lowerInverseSpec({ group, buffers, producer }: GroupContext): InverseSpec {
   const { root } = group;
-  const [m, damping] = root.inputs as [Value, Value];
-  const [inverse, clean] = root.results as [Value, Value];
-  const [batch, n] = m.type.shape as [number, number];
   const of = (v: Value): Buffer => {
     const buffer = buffers.get(v);
     if (buffer) return buffer;
@@ -118,5 +139,10 @@ function lowerInverseSpec({ group, buffers, producer }: GroupContext): InverseSp
     if (node?.op === "reshape") return of(node.inputs[0] as Value);
     throw new NeedsBuffer(v);
   };
-  return { kind: "inverse", label: `inverse [${batch}, ${n}, ${n}]`, n, batch, matrix: of(m), damping: of(damping), inverse: of(inverse), status: of(clean) };
+  const batches = Array.from({ length: root.inputs.length / 2 }, (_, k) => {
+    const [m, damping, inverse, clean] = [root.inputs[2 * k], root.inputs[2 * k + 1], root.results[2 * k], root.results[2 * k + 1]] as [Value, Value, Value, Value];
+    const [batch, n] = m.type.shape as [number, number];
+    return { n, batch, matrix: of(m), damping: of(damping), inverse: of(inverse), status: of(clean) };
+  });
+  return { kind: "inverse", label: `inverse ${batches.map((b) => `[${b.batch}, ${b.n}, ${b.n}]`).join(" ")}`, batches };
 }

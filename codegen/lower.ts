@@ -2,8 +2,10 @@
 import { CompileError } from "../ir/error.js";
 import { type Graph, isKnob, type Node, only, producers, type Value } from "../ir/graph.js";
 import { intAttr } from "../ir/op.js";
+import { OPS } from "../ir/ops/index.js";
 import { size } from "../ir/type.js";
-import { fuse, type Fusion, type Group } from "./fuse.js";
+import { alongside, readsOf } from "./alongside.js";
+import { fuse, type Fusion, type Group, type Parts } from "./fuse.js";
 import type { Spec } from "./group-context.js";
 import type { Buffer, Limits } from "./kernel.js";
 import { lowerGroup } from "./lower-group.js";
@@ -32,8 +34,8 @@ export interface LoweredGraph {
  * @throws CompileError "internal" if a view cannot be resolved even from buffers of its own.
  */
 export function lowerGraph(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Value> = new Map()): LoweredGraph {
-  const forced = new Set<Value>();
   const nested = { ...graph, nodes: nestConcats(graph.nodes) };
+  const forced = new Set<Value>(inverseOperands(nested));
   for (;;) {
     const made = lowerOnce(nested, limits, inPlace, forced);
     if (!(made instanceof Set)) return made;
@@ -42,6 +44,16 @@ export function lowerGraph(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Va
       forced.add(value);
     }
   }
+}
+
+/** An inverse reads memory as it is: what movement makes for it, but for reshapes, has a buffer from the start. */
+function inverseOperands(graph: Graph): Value[] {
+  const producer = producers(graph);
+  const source = (v: Value): Value => {
+    const node = producer.get(v);
+    return node?.op === "reshape" ? source(node.inputs[0] as Value) : v;
+  };
+  return graph.nodes.flatMap((node) => (node.op === "inverse" ? node.inputs.map(source).filter((v) => OPS[producer.get(v)?.op ?? "add"].movement) : []));
 }
 
 /** Inputs of one concat that a kernel reads directly; more become a tree, so that no kernel needs more bindings than there are. */
@@ -75,9 +87,9 @@ function nestConcats(nodes: readonly Node[]): Node[] {
 
 /** The lowered graph, or the values that need buffers of their own before it can be one. */
 function lowerOnce(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Value>, forced: ReadonlySet<Value>): LoweredGraph | Set<Value> {
-  const fusion = fuse(graph, limits, forced);
   const producer = producers(graph);
-  const wide = new Set(fusion.groups.flatMap((group) => tooWide(group, producer, fusion, limits) ?? []));
+  const fusion = alongside(fuse(graph, limits, forced), { graph, producer, limits, inPlace, forced });
+  const wide = new Set(fusion.groups.flatMap((group) => tooWide(group, producer, fusion, limits)));
   if (wide.size > 0) return wide;
   const buffers = new Map<Value, Buffer>();
   for (const { value } of [...graph.params, ...graph.inputs])
@@ -95,7 +107,8 @@ function lowerOnce(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Val
     }
   // a result that is itself an input or parameter (nothing computed) is copied too
   for (const [from, to] of inPlace) if (!fusion.groupOf.has(from) && from !== to) copies.push({ from, to });
-  const needed = new Set<Value>();
+  const needed = new Set(groups.flatMap((group) => (group.parts && bindsTooMany(group, producer, fusion, buffers, limits) ? mergedValues(group.parts) : [])));
+  if (needed.size > 0) return needed;
   const work = groups.flatMap((group) => {
     try {
       // a value without elements takes no work
@@ -110,23 +123,47 @@ function lowerOnce(graph: Graph, limits: Limits, inPlace: ReadonlyMap<Value, Val
   return needed.size > 0 ? needed : { graph, work, buffers, copies };
 }
 
-/** What is read inside a group reaches it through this many buffers at most: else the widest part that fits must become one of its own. */
-function tooWide(group: Group, producer: ReadonlyMap<Value, Node>, fusion: Fusion, limits: Limits): Value | undefined {
+/** A merged kernel was to overwrite its inputs, and cannot. */
+function bindsTooMany(group: Group, producer: ReadonlyMap<Value, Node>, fusion: Fusion, buffers: ReadonlyMap<Value, Buffer>, limits: Limits): boolean {
+  const bound = new Set([...readsOf(group, producer, fusion.groupOf), ...group.stored].map((v) => buffers.get(v)));
+  return bound.size > limits.storageBuffers;
+}
+
+const mergedValues = ({ main, sums, maxima }: Parts): readonly Value[] => [...sums.flatMap((s) => s.group.stored), ...(maxima.length > 0 ? main.stored : [])];
+
+/** What is read inside a group reaches it through few enough buffers: else the widest parts that fit must become values of their own, until it does. */
+function tooWide(group: Group, producer: ReadonlyMap<Value, Node>, fusion: Fusion, limits: Limits): readonly Value[] {
+  if (group.parts) return []; // what it binds was counted when its parts came together
   const own = new Set<Value>([...group.root.results, ...group.nodes.map(only)]);
-  const leaves = new Map<Value, ReadonlySet<Value>>();
-  const leavesOf = (v: Value): ReadonlySet<Value> => {
-    const known = leaves.get(v);
-    if (known) return known;
-    const node = producer.get(v);
-    const stored = !node || fusion.groupOf.has(v);
-    const set = stored && !own.has(v) ? new Set(isKnob(v) ? [] : [v]) : new Set((node?.inputs ?? []).flatMap((x) => [...leavesOf(x)]));
-    leaves.set(v, set);
-    return set;
+  const parted = new Set<Value>();
+  const stored = (v: Value): boolean => !own.has(v) && (!producer.has(v) || fusion.groupOf.has(v) || parted.has(v));
+  const fits = (): boolean => {
+    const seen = new Set<Value>();
+    let count = 0;
+    const visit = (v: Value): void => {
+      if (seen.has(v)) return;
+      seen.add(v);
+      if (!stored(v)) producer.get(v)?.inputs.forEach(visit);
+      else if (!isKnob(v)) count++;
+    };
+    own.forEach(visit);
+    return count + group.stored.length + 1 <= limits.storageBuffers;
   };
-  const all = new Set([...own].flatMap((v) => [...leavesOf(v)]));
-  if (all.size + group.stored.length + 1 <= limits.storageBuffers) return undefined;
-  const parts = [...leaves].filter(([v, set]) => !own.has(v) && set.size > 1 && set.size + 2 <= limits.storageBuffers);
-  const widest = parts.sort((a, b) => b[1].size - a[1].size)[0];
-  // contractions and reductions bring few operands of their own: with nothing to part off, the device's real limit decides
-  return widest?.[0];
+  while (!fits()) {
+    const leaves = new Map<Value, ReadonlySet<Value>>();
+    const leavesOf = (v: Value): ReadonlySet<Value> => {
+      const known = leaves.get(v);
+      if (known) return known;
+      const set = stored(v) ? new Set(isKnob(v) ? [] : [v]) : new Set((producer.get(v)?.inputs ?? []).flatMap((x) => [...leavesOf(x)]));
+      leaves.set(v, set);
+      return set;
+    };
+    own.forEach(leavesOf);
+    const parts = [...leaves].filter(([v, set]) => !own.has(v) && set.size > 1 && set.size + 2 <= limits.storageBuffers);
+    const widest = parts.sort((a, b) => b[1].size - a[1].size)[0];
+    // contractions and reductions bring few operands of their own: with nothing to part off, the device's real limit decides
+    if (!widest) break;
+    parted.add(widest[0]);
+  }
+  return [...parted];
 }

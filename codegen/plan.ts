@@ -5,19 +5,25 @@
 import type { Graph, Value } from "../ir/graph.js";
 import type { Plan, PlanBuffer, PlanCopy, PlanEntry, PlanKernel, PlanStep, StoredType } from "../runtime/artifact.js";
 import { canonicalize, canonicalizeInverse, canonicalizeScatter } from "./canonical.js";
-import type { Buffer, Limits, Lowered } from "./kernel.js";
+import type { Buffer, Kernel, Limits, Lowered } from "./kernel.js";
 import { lowerContract } from "./kernels/contract/index.js";
+import type { Remembered } from "./kernels/contract/search.js";
 import { lowerInverse } from "./kernels/inverse.js";
 import { lowerMap } from "./kernels/map.js";
 import { lowerReduce } from "./kernels/reduce.js";
+import { lowerRows } from "./kernels/rows.js";
 import { lowerScatter } from "./kernels/scatter.js";
 import { lowerGraph, type LoweredGraph, type Spec } from "./lower.js";
+import { dispatchWork } from "./plan-work.js";
+import type { KernelWork } from "./work.js";
 
 export interface EntryGraph {
   readonly name: string;
   readonly graph: Graph;
   /** Distinguishes the host-written inputs of programs for different batch sizes, e.g. "@64". */
   readonly suffix?: string;
+  /** Other entries may run between its steps: it has slots of its own, whose names begin with this, shared only with entries that say the same. */
+  readonly apart?: string;
 }
 
 export interface Planned {
@@ -45,11 +51,19 @@ export function planProgram(entries: readonly EntryGraph[], state: ReadonlySet<s
     }
     const low = lowerGraph(entry.graph, limits, inPlace);
     lowered.set(entry.name, low);
-    made[entry.name] = planner.entry(low, entry.suffix ?? "");
+    made[entry.name] = planner.entry(low, entry.suffix ?? "", entry.apart);
   }
   const plan: Plan = { kernels: planner.kernels, buffers: planner.buffers, entries: made };
   const planned = planner.buffers.reduce((n, b) => n + b.bytes, 0);
   return { plan, sources: planner.sources, lowered, memory: { planned, everyTensor: planner.everyTensor } };
+}
+
+/** One kernel of a work, with what it binds and counts. */
+interface Piece {
+  readonly kernel: Kernel;
+  /** By binding; undefined: the run block. */
+  readonly buffers: readonly (Buffer | undefined)[];
+  readonly work: KernelWork;
 }
 
 const bytesOf = (elements: number): number => Math.max(16, Math.ceil(elements / 4) * 16);
@@ -62,9 +76,12 @@ class Planner {
   readonly #state: ReadonlySet<string>;
   readonly #limits: Limits;
   readonly #named = new Map<string, number>();
-  readonly #slots: number[] = [];
+  /** By what their names begin with. */
+  readonly #slots = new Map<string, number[]>();
   readonly #kernelIds = new Map<string, number>();
   readonly #lowerings = new Map<string, Lowered>();
+  readonly #searches: Remembered = new Map();
+  readonly #work = new WeakMap<Lowered, readonly KernelWork[]>();
   readonly #names = new Set<string>();
 
   constructor(state: ReadonlySet<string>, limits: Limits) {
@@ -72,7 +89,7 @@ class Planner {
     this.#limits = limits;
   }
 
-  entry(low: LoweredGraph, suffix: string): PlanEntry {
+  entry(low: LoweredGraph, suffix: string, apart = ""): PlanEntry {
     const place = new Map<Buffer, number>();
     const inputs: Record<string, number> = {};
     for (const { value } of [...low.graph.params, ...low.graph.inputs]) {
@@ -96,7 +113,7 @@ class Planner {
       if (taken || (place.has(buffer) && place.get(buffer) !== to)) extra.push({ from: r.value, to, name: r.name });
       else place.set(buffer, to);
     }
-    const steps = this.#steps(low, place);
+    const steps = this.#steps(low, place, apart);
     const copy = (from: Buffer, to: number, value: string): PlanCopy => ({ from: place.get(from) as number, to, bytes: bytesOf(from.elements), value });
     const copies = [
       ...low.copies.map((c) => copy(low.buffers.get(c.from) as Buffer, this.#named.get(c.to.name) as number, c.from.name)),
@@ -111,12 +128,14 @@ class Planner {
   }
 
   /** Dispatches in order; buffers not placed yet get slots for as long as they live. */
-  #steps(low: LoweredGraph, place: Map<Buffer, number>): PlanStep[] {
-    const units = low.work.flatMap((w) => w.specs.flatMap((spec) => this.#lower(spec)));
+  #steps(low: LoweredGraph, place: Map<Buffer, number>, apart: string): PlanStep[] {
+    const units = low.work.flatMap((w) => w.specs.flatMap((spec) => this.#lower(spec))).map(({ kernel, buffers, work }) => ({ kernel: this.#kernel(kernel), workgroups: kernel.workgroups, bindings: buffers, buffers: buffers.filter((b): b is Buffer => b !== undefined), work }));
     const lastUse = new Map<Buffer, number>();
     units.forEach((u, k) => { for (const b of u.buffers) lastUse.set(b, k); });
     for (const c of low.copies) lastUse.set(low.buffers.get(c.from) as Buffer, units.length);
-    const free = new Set(this.#slots);
+    const slots = this.#slots.get(apart) ?? [];
+    this.#slots.set(apart, slots);
+    const free = new Set(slots);
     const steps: PlanStep[] = [];
     // an update in place shares its input's buffer: until it is written, the buffer holds the input
     const valueOf = new Map([...low.buffers].map(([v, b]) => [b, v.name] as const));
@@ -128,12 +147,12 @@ class Planner {
       const mine = new Set(unit.buffers);
       for (const b of mine) {
         if (place.has(b)) continue;
-        const slot = this.#takeSlot(b, free);
+        const slot = this.#takeSlot(b, free, slots, apart);
         place.set(b, slot);
         this.everyTensor += bytesOf(b.elements);
       }
       steps.push({
-        kernel: unit.kernel, workgroups: unit.workgroups,
+        kernel: unit.kernel, workgroups: unit.workgroups, work: unit.work,
         buffers: unit.bindings.map((b) => (b === undefined ? -1 : (place.get(b) as number))),
         values: unit.bindings.map((b, at) => {
           if (b === undefined) return "run";
@@ -151,14 +170,21 @@ class Planner {
   }
 
   /** Smallest free slot that is large enough; else the largest free one, grown; else a new one. */
-  #takeSlot(buffer: Buffer, free: Set<number>): number {
+  #takeSlot(buffer: Buffer, free: Set<number>, slots: number[], apart: string): number {
     const bytes = bytesOf(buffer.elements);
-    const sorted = [...free].sort((a, b) => (this.buffers[a] as PlanBuffer).bytes - (this.buffers[b] as PlanBuffer).bytes || a - b);
-    const found = sorted.find((s) => (this.buffers[s] as PlanBuffer).bytes >= bytes) ?? sorted[sorted.length - 1];
+    let [found, largest]: (number | undefined)[] = [];
+    const size = (s: number): number => (this.buffers[s] as PlanBuffer).bytes;
+    // of equal ones the first
+    const before = (a: number, b: number | undefined): boolean => b === undefined || size(a) < size(b) || (size(a) === size(b) && a < b);
+    for (const s of free) {
+      if (size(s) >= bytes && before(s, found)) found = s;
+      if (largest === undefined || before(largest, s)) largest = s;
+    }
+    found ??= largest;
     if (found === undefined) {
       const id = this.buffers.length;
-      this.buffers.push({ name: `slot${this.#slots.length}`, kind: "slot", bytes, dtype: "f32" });
-      this.#slots.push(id);
+      this.buffers.push({ name: `${apart}slot${slots.length}`, kind: "slot", bytes, dtype: "f32" });
+      slots.push(id);
       return id;
     }
     const slot = this.buffers[found] as PlanBuffer;
@@ -178,21 +204,20 @@ class Planner {
     return this.buffers.length - 1;
   }
 
-  #lower(spec: Spec): { kernel: number; workgroups: readonly [number, number, number]; bindings: (Buffer | undefined)[]; buffers: Buffer[] }[] {
+  #lower(spec: Spec): Piece[] {
     const { key, spec: canonical, original } = spec.kind === "inverse" ? canonicalizeInverse(spec) : spec.kind === "scatter" ? canonicalizeScatter(spec) : canonicalize(spec);
     let lowered = this.#lowerings.get(key);
     if (!lowered) {
-      lowered = LOWER[canonical.kind](canonical as never, this.#limits);
+      lowered = LOWER[canonical.kind](canonical as never, this.#limits, this.#searches);
       this.#lowerings.set(key, lowered);
+      this.#work.set(lowered, dispatchWork(spec, lowered));
     }
     // a remembered lowering names the buffers of the spec it was made from: by name they are this one's too
     const mine = new Map([...original].map(([canonical, b]) => [canonical.name, b] as const));
     const scratch = new Map(lowered.scratch.map((b) => [b, { ...b }] as const));
     const actual = (b: Buffer): Buffer => scratch.get(b) ?? (mine.get(b.name) as Buffer);
-    return lowered.kernels.map((k) => {
-      const bindings = k.bindings.map((b) => (b.kind === "run" ? undefined : actual(b.buffer)));
-      return { kernel: this.#kernel(k), workgroups: k.workgroups, bindings, buffers: bindings.filter((b): b is Buffer => b !== undefined) };
-    });
+    const work = this.#work.get(lowered) as readonly KernelWork[];
+    return lowered.kernels.map((kernel, at) => ({ kernel, buffers: kernel.bindings.map((b) => (b.kind === "run" ? undefined : actual(b.buffer))), work: work[at] as KernelWork }));
   }
 
   #kernel(k: Lowered["kernels"][number]): number {
@@ -210,4 +235,4 @@ class Planner {
   }
 }
 
-const LOWER = { map: lowerMap, reduce: lowerReduce, contract: lowerContract, inverse: lowerInverse, scatter: lowerScatter } as const;
+const LOWER = { map: lowerMap, reduce: lowerReduce, rows: lowerRows, contract: lowerContract, inverse: lowerInverse, scatter: lowerScatter } as const;

@@ -32,17 +32,19 @@ export function simulate(plan: Plan, name: string, low: LoweredGraph, bindings: 
     const work = owners[k] as Work;
     const read = seen.get(work) ?? new Map<Value, Float64Array>();
     seen.set(work, read);
-    const last = owners.lastIndexOf(work) === k;
+    // works side by side finish their values at different dispatches
+    const finished = (id: number, value: Value): boolean => !entry.steps.some((later, l) => l > k && owners[l] === work && !("from" in later) && later.buffers.some((b, at) => b === id && later.values[at] === value.name && plan.kernels[later.kernel]?.bindings[at] === "read_write"));
     for (const leaf of leavesOf(work, low)) {
       const at = step.buffers.findIndex((id, b) => id >= 0 && (step.values[b] === leaf.name || updates(work, low, step.values[b] as string, leaf)));
       // a work of several dispatches updates element after element: each finds its own elements as they were
       if (at >= 0 && !(read.has(leaf) && step.values[at] !== leaf.name)) read.set(leaf, (memory.get(step.buffers[at] as number) ?? undefinedMemory(leaf)).slice(0, size(leaf.type.shape)));
     }
-    const made = last ? evaluateWork(work, low, read, bindings) : {};
+    let made: Record<string, NdArray> | undefined;
     step.buffers.forEach((id, b) => {
       if (plan.kernels[step.kernel]?.bindings[b] !== "read_write") return;
       const value = work.group.stored.find((v) => v.name === step.values[b]);
-      memory.set(id, value ? (made[value.name]?.data ?? undefinedMemory(value)) : new Float64Array(0));
+      made ??= value && finished(id, value) ? evaluateWork(work, low, read, bindings) : undefined;
+      memory.set(id, value ? ((finished(id, value) ? made?.[value.name]?.data : undefined) ?? undefinedMemory(value)) : new Float64Array(0));
     });
   });
 

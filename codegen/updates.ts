@@ -50,7 +50,6 @@ export function placeUpdates(fusion: Fusion, producer: ReadonlyMap<Value, Node>,
 /** The kernel reads `target` only elementwise, never through a view, and never as a contraction's or reduction's operand. */
 function sameElement(group: Group, target: Value, producer: ReadonlyMap<Value, Node>, fusion: Fusion): boolean {
   const own = new Set<Value>([...group.root.results, ...group.nodes.map(only)]);
-  const fusedRoot = !isElementwise(group.root);
   const clean = (v: Value, moved: boolean, seen: Map<Value, boolean>): boolean => {
     if (v === target) return !moved;
     if (own.has(v) && !moved) return true;
@@ -60,7 +59,7 @@ function sameElement(group: Group, target: Value, producer: ReadonlyMap<Value, N
     seen.set(v, moved);
     return node.inputs.every((x) => clean(x, moved || !isElementwise(node), seen));
   };
-  return [group.root, ...group.nodes].every((n) => n.inputs.every((v) => clean(v, n === group.root && fusedRoot, new Map())));
+  return [group.root, ...group.nodes].every((n) => n.inputs.every((v) => clean(v, !isElementwise(n), new Map())));
 }
 
 const MAPPED = new Set(["reshape", "permute", "broadcast", "pad", "slice", "window", "concat", "fold", "contract", "reduce_sum", "reduce_max", "reduce_argmax", "gather", "scatter", "inverse"]);

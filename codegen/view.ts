@@ -31,6 +31,8 @@ export interface ViewContext {
   readonly acc: Value | undefined;
   /** What stands for it, where that is not the running accumulator. */
   readonly accExpr?: Expr;
+  /** The kernel's several reduction results: seen at their own row only. */
+  readonly held?: ReadonlyMap<Value, Expr>;
   /** The tap that each fold of this kernel is summing at. */
   readonly taps?: ReadonlyMap<Node, Affine>;
 }
@@ -72,6 +74,8 @@ export class Views {
   #make(value: Value, coords: readonly Affine[]): Expr {
     const dtype = scalarType(value);
     if (value === this.#context.acc) return this.#context.accExpr ?? { kind: "acc", dtype };
+    const held = this.#context.held?.get(value);
+    if (held) return held;
     if (isKnob(value)) return { kind: "run", dtype: dtype as "f32" | "u32", name: value.name.slice(4) };
     const buffer = this.#context.buffer(value);
     if (buffer) return this.#load(buffer, flat(value.type.shape, coords), dtype);
@@ -179,6 +183,8 @@ export class Views {
     let source = x;
     for (;;) {
       if (source === this.#context.acc) return this.#context.accExpr ?? { kind: "acc", dtype: scalarType(source) };
+      const held = this.#context.held?.get(source);
+      if (held) return held;
       const buffer = this.#context.buffer(source);
       if (buffer) return this.#load(buffer, address, scalarType(source));
       const node = this.#context.producer.get(source);

@@ -87,6 +87,8 @@ export interface PlanDispatch {
   readonly buffers: readonly number[];
   readonly values: readonly string[];
   readonly workgroups: readonly [number, number, number];
+  /** What the compiler counted, for profiles: arithmetic of the definition, and bytes that must move at least once. */
+  readonly work?: { readonly flops: number; readonly bytes: number };
 }
 
 export interface PlanCopy {
@@ -172,6 +174,8 @@ export interface HostOptions {
   readonly factorPeriod: number;
   /** New inverses every this many steps. */
   readonly inversePeriod: number;
+  /** The work of new inverses is spread over the steps between them, instead of all at once. The program must have been compiled for it. */
+  readonly spreadInverses: boolean;
   /** Steps at the start during which statistics are plainly averaged (decay 1) and taken every step. */
   readonly burnIn: number;
   /** false: the first statistics are the start value and later ones blend in with 1 − emaDecay. */
@@ -180,7 +184,7 @@ export interface HostOptions {
   readonly readbackLag: number;
 }
 
-export const HOST_DEFAULTS: HostOptions = { factorPeriod: 1, inversePeriod: 10, burnIn: 0, emaDebias: true, readbackLag: 2 };
+export const HOST_DEFAULTS: HostOptions = { factorPeriod: 1, inversePeriod: 10, spreadInverses: false, burnIn: 0, emaDebias: true, readbackLag: 2 };
 
 /** Everything a trainer needs besides kernels and weights. */
 export interface Artifact {
@@ -208,6 +212,10 @@ export interface Artifact {
   readonly fisher: { readonly kind: string; readonly samples: number };
   /** How damping enters a layer's inverse: pi on the device; eig and ekfac in eigenbases that the host makes. */
   readonly inverse: "pi" | "eig" | "ekfac";
+  /** Whether weight decay is added to gradients or taken from the weights themselves; absent: to gradients. */
+  readonly weightDecayMode?: "l2" | "decoupled";
+  /** Kernels are shaped for GPUs; absent: for adapters that compute on the CPU. They run on both. */
+  readonly compiledFor?: "gpu";
   /** The node that mixes the examples of a batch; null: none does, and short batches may be padded. */
   readonly mixes: string | null;
   /** The same of evaluation and prediction, which may go another way than training (running statistics instead of the batch's). */

@@ -2,8 +2,10 @@
  * Checkpoints: one safetensors file with everything that continues a run bit for bit.
  *
  *   param/<name>   opt/m/<name>   opt/v/<name>   kfac/<layer>/{A, G, F, Ainv, Ginv, Finv, UA, UG, S}   and the host's numbers as metadata
+ *   kfac/refresh/<slot>   inverses that are under way, where they are spread over steps
  */
-import { RuntimeFault, type RunScalars } from "./artifact.js";
+import { type PlanBuffer, RuntimeFault, type RunScalars } from "./artifact.js";
+import { IDLE } from "./refresh.js";
 import { decode, encode, type SafeTensor } from "./safetensors.js";
 import type { TrainerCore } from "./state.js";
 
@@ -12,11 +14,15 @@ const FORMAT = "2";
 /** State buffers that a checkpoint holds: gradients and statistics in between are not among them. */
 function storedNames(trainer: TrainerCore): { readonly buffer: string; readonly key: string }[] {
   const params = new Set(trainer.artifact.params.map((p) => p.name));
-  return trainer.artifact.plan.buffers.filter((b) => b.kind === "state").flatMap((b) => {
+  // scratch of inverses that are under way has a name of its own, too
+  return trainer.artifact.plan.buffers.filter((b) => b.kind === "state" || (b.kind === "slot" && b.name.startsWith("kfac/"))).flatMap((b) => {
     if (params.has(b.name)) return [{ buffer: b.name, key: `param/${b.name}` }];
     return /^(opt|kfac)\//.test(b.name) && !b.name.endsWith("/scale") ? [{ buffer: b.name, key: b.name }] : [];
   });
 }
+
+/** Scratch has no shape of its own. */
+const shapeOf = (info: PlanBuffer): readonly number[] => info.shape ?? [info.bytes / 4];
 
 export async function saveCheckpoint(trainer: TrainerCore, run: RunScalars, extra: Readonly<Record<string, string>>): Promise<Uint8Array> {
   const { state, artifact, program } = trainer;
@@ -25,12 +31,12 @@ export async function saveCheckpoint(trainer: TrainerCore, run: RunScalars, extr
   const arrays = await program.read(names.map((n) => n.buffer));
   const tensors: Record<string, SafeTensor> = {};
   names.forEach((n, k) => {
-    tensors[n.key] = { dtype: "F32", shape: program.buffer(n.buffer).info.shape ?? [], data: arrays[k] as Float32Array };
+    tensors[n.key] = { dtype: "F32", shape: shapeOf(program.buffer(n.buffer).info), data: arrays[k] as Float32Array };
   });
   return encode(tensors, {
     ...extra, formatVersion: FORMAT, planHash: artifact.hash, model: artifact.name, optimizer: artifact.optimizer, loss: artifact.loss,
     step: String(state.stepCount), seed: String(state.seed), run: JSON.stringify(run), host: JSON.stringify(trainer.host),
-    emaWeight: String(state.emaWeight), statSteps: String(state.statSteps), scaleWeight: String(state.scaleWeight), inverted: String(state.inverted), redo: String(state.redo),
+    emaWeight: String(state.emaWeight), statSteps: String(state.statSteps), scaleWeight: String(state.scaleWeight), inverted: String(state.inverted), redo: String(state.redo), refreshAt: String(state.refreshAt),
     scales: JSON.stringify(state.scales), invertedAt: JSON.stringify(state.invertedAt), pending: JSON.stringify(pending),
   });
 }
@@ -49,7 +55,7 @@ export function restoreCheckpoint(trainer: TrainerCore, bytes: Uint8Array, weigh
     if (metadata[field] !== mine) differences.push(`${field}: checkpoint ${metadata[field] ?? "none"}, program ${mine}`);
   for (const n of wanted) {
     const t = tensors[n.key];
-    const shape = program.buffer(n.buffer).info.shape ?? [];
+    const shape = shapeOf(program.buffer(n.buffer).info);
     if (!t) differences.push(`${n.key} is missing`);
     else if (t.dtype !== "F32" || t.shape.length !== shape.length || t.shape.some((d, k) => d !== shape[k])) differences.push(`${n.key}: checkpoint ${t.dtype}[${t.shape}], program F32[${shape}]`);
   }
@@ -73,6 +79,7 @@ export function restoreCheckpoint(trainer: TrainerCore, bytes: Uint8Array, weigh
   const host = {
     stepCount: parse<number>("step"), seed: parse<number>("seed"), emaWeight: parse<number>("emaWeight"), statSteps: parse<number>("statSteps"), scaleWeight: parse<number>("scaleWeight"),
     inverted: parse<boolean>("inverted"), redo: parse<boolean>("redo"),
+    refreshAt: metadata.refreshAt === undefined ? IDLE : parse<number>("refreshAt"),
   };
   const scales = parse<number[]>("scales");
   const invertedAt = metadata.invertedAt === undefined ? state.scales.map(() => -1) : parse<number[]>("invertedAt");

@@ -62,8 +62,13 @@ export async function diagnose(t: TrainerCore, run: Readonly<RunScalars>): Promi
   const { artifact, program, state, gradientCount } = t;
   if (artifact.optimizer !== "kfac") throw new RuntimeFault("bad-option", `a program for ${artifact.optimizer} has no curvature to explain`, "diagnose()", "compile with --optimizer kfac");
   if (gradientCount === undefined) throw new RuntimeFault("bad-option", "there is no gradient of a step to explain", "diagnose()", "call it after a step");
+  if (t.gradientEntry !== undefined) {
+    await program.prepare([t.gradientEntry]);
+    program.submit([t.gradientEntry]);
+    t.gradientEntry = undefined;
+  }
   const made = await inverseSteps(t);
-  const nu = program.hasBuffer("nu") ? ((await program.read(["nu"]))[0]?.[0] as number) : 1;
+  const nu = program.hasBuffer("stat/nu") ? ((await program.read(["stat/nu"]))[0]?.[0] as number) : 1;
   const last = state.stepCount - 1;
   const out: LayerDiagnosis[] = [];
   for (const [k, layer] of t.layers.entries()) {

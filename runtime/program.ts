@@ -13,6 +13,13 @@ interface Prepared {
 /** Shader modules and pipelines are shared by all programs of a device; equal text is one pipeline. */
 const pipelines = new WeakMap<GPUDevice, Map<string, Promise<{ pipeline: GPUComputePipeline; layout: GPUBindGroupLayout }>>>();
 
+/** Some steps of an entry, those with from ≤ index < to. */
+export interface EntryPart {
+  readonly entry: string;
+  readonly from: number;
+  readonly to: number;
+}
+
 export class Program {
   readonly #sources: readonly string[];
   readonly #buffers: readonly GPUBuffer[];
@@ -117,22 +124,30 @@ export class Program {
     this.device.queue.writeBuffer(this.#run, 0, this.#runBytes);
   }
 
-  /** Encodes the entries one after the other and submits them at once; `after` may append copies. */
-  submit(entries: readonly string[], after?: (encoder: GPUCommandEncoder) => void): void {
+  /**
+   * Encodes the entries one after the other and submits them at once; `after` may append copies. With `timed` each entry is a pass of its
+   * own, and the k-th writes the timestamps that it gives for k.
+   */
+  submit(entries: readonly (string | EntryPart)[], after?: (encoder: GPUCommandEncoder) => void, timed?: (k: number) => GPUComputePassTimestampWrites): void {
     this.#alive();
     const encoder = this.device.createCommandEncoder();
     let pass: GPUComputePassEncoder | undefined;
-    for (const name of entries) {
+    for (const [k, wanted] of entries.entries()) {
+      const name = typeof wanted === "string" ? wanted : wanted.entry;
       const entry = this.#entries.get(name);
       if (!entry) throw new RuntimeFault("internal", `entry "${name}" was not prepared`);
-      for (const step of entry.steps) {
+      if (timed) {
+        pass?.end();
+        pass = undefined;
+      }
+      for (const step of typeof wanted === "string" ? entry.steps : entry.steps.slice(wanted.from, wanted.to)) {
         if ("from" in step) {
           pass?.end();
           pass = undefined;
           encoder.copyBufferToBuffer(step.from, 0, step.to, 0, step.bytes);
           continue;
         }
-        pass ??= encoder.beginComputePass();
+        pass ??= encoder.beginComputePass(timed ? { timestampWrites: timed(k) } : undefined);
         pass.setPipeline(step.pipeline);
         pass.setBindGroup(0, step.group);
         pass.dispatchWorkgroups(step.workgroups[0], step.workgroups[1], step.workgroups[2]);

@@ -4,7 +4,8 @@
  */
 import { type Artifact, RuntimeFault } from "./artifact.js";
 import type { HostArray } from "./program.js";
-import type { Pending, TrainerCore } from "./state.js";
+import { spreads } from "./refresh.js";
+import { type Pending, type TrainerCore, UNMADE } from "./state.js";
 
 /** Something the trainer did on its own; printed by the command line. */
 export interface TrainerEvent {
@@ -27,11 +28,11 @@ const MAX_RAISES = 12;
 const hasCurvature = ({ optimizer, plan }: Artifact): boolean => optimizer === "kfac" && plan.buffers.some((b) => b.kind === "state" && /^kfac\/.*\/[AFD]$/.test(b.name));
 
 /** What the next step has to do besides the gradient. */
-export function duties({ artifact, host, state }: TrainerCore): { stats: boolean; refresh: boolean } {
+export function duties({ artifact, host, state }: Pick<TrainerCore, "artifact" | "host" | "state">): { stats: boolean; refresh: boolean } {
   const step = state.stepCount;
   if (!hasCurvature(artifact)) return { stats: false, refresh: false };
   const stats = step % host.factorPeriod === 0 || step < host.burnIn || state.statSteps === 0;
-  return { stats, refresh: step % host.inversePeriod === 0 || state.redo };
+  return { stats, refresh: state.redo || (step % host.inversePeriod === 0 && !spreads({ artifact, host })) };
 }
 
 /** Reacts to everything older than `lag` steps. @throws RuntimeFault "diverged" */
@@ -43,13 +44,13 @@ export async function settle(t: Reacting, lag: number): Promise<void> {
       throw new RuntimeFault("diverged", `the loss is ${loss} at step ${next.step}`, `step ${next.step}`, "lower --lr, raise --damping, or check the data");
     if (next.refreshed) clean.forEach((ok, k) => { if (ok === 1) t.state.invertedAt[k] = next.step; });
     // a refresh that was under way when λ was raised tells nothing about the new λ
-    const news = clean.map((ok, k) => (next.scales[k] === t.state.scales[k] ? ok : 1));
+    const news = clean.map((ok, k) => (ok !== UNMADE && next.scales[k] === t.state.scales[k] ? ok : 1));
     if (next.refreshed && raise(t, news, next.step)) t.state.redo = true;
   }
 }
 
 /** Whether the device has inverses to make; eigenbases come from the host. */
-export const invertsOnDevice = ({ artifact }: TrainerCore): boolean => artifact.plan.entries.refresh !== undefined;
+export const invertsOnDevice = ({ artifact }: Pick<TrainerCore, "artifact">): boolean => artifact.plan.entries.refresh !== undefined;
 
 /** Waits until every layer has one clean inverse, raising λ where a pivot fails. @throws RuntimeFault "diverged" */
 export async function firstInverses(t: Reacting, fields: Readonly<Record<string, number>>): Promise<void> {

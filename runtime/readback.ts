@@ -1,5 +1,5 @@
 /** Reads small results back without stalling: a pool of staging buffers, one copy in the step's own submit. */
-import type { HostArray, Program } from "./program.js";
+import type { EntryPart, HostArray, Program } from "./program.js";
 
 const MAP_READ = 0x1;
 const COPY_DST = 0x8;
@@ -14,7 +14,7 @@ export class Readback {
   }
 
   /** Submits the entries and copies of the named buffers behind them; resolves when the copies are on the host. */
-  async submit(entries: readonly string[], names: readonly string[]): Promise<ReadonlyMap<string, HostArray>> {
+  async submit(entries: readonly (string | EntryPart)[], names: readonly string[]): Promise<ReadonlyMap<string, HostArray>> {
     const wanted = names.map((n) => this.#program.buffer(n));
     const total = wanted.reduce((n, b) => n + b.info.bytes, 0);
     if (total === 0) {

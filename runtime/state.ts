@@ -9,8 +9,11 @@ export interface Pending {
   readonly refreshed: boolean;
   /** Per layer: what its damping was multiplied with. */
   readonly scales: readonly number[];
+  /** `clean` per layer: 1, 0 where a pivot failed, UNMADE where the step did not finish its inverse. */
   readonly values: Promise<{ readonly loss: number; readonly clean: readonly number[] }>;
 }
+
+export const UNMADE = -1;
 
 /** What checkpoints and the Fisher API need of a trainer. */
 export interface TrainerCore {
@@ -25,6 +28,8 @@ export interface TrainerCore {
   readonly accumulating: boolean;
   /** Examples of the step whose gradient sums grad/… hold; undefined: they hold nothing, or sums of something else. */
   gradientCount: number | undefined;
+  /** The entry that makes those of grad/… that the step did not form from the rows that it left; undefined: all are there. */
+  gradientEntry: string | undefined;
   /** Writes a batch into the input buffers of its size. */
   upload(prepared: Prepared): void;
   /** Runs in order with the steps. */
@@ -47,10 +52,12 @@ export interface HostState {
   inverted: boolean;
   /** Inverses are to be made at the next step whatever the period says. */
   redo: boolean;
+  /** Steps of the layers' refreshes that have run, where they are spread (refresh.ts); -1: none is under way. */
+  refreshAt: number;
 }
 
 export const newHostState = (artifact: Artifact, seed: number): HostState => ({
-  stepCount: 0, seed, emaWeight: 0, statSteps: 0, scaleWeight: 0, scales: artifact.layers.map(() => 1), invertedAt: artifact.layers.map(() => -1), inverted: false, redo: false,
+  stepCount: 0, seed, emaWeight: 0, statSteps: 0, scaleWeight: 0, scales: artifact.layers.map(() => 1), invertedAt: artifact.layers.map(() => -1), inverted: false, redo: false, refreshAt: -1,
 });
 
 /** A checked copy of the knobs; assignment outside the range throws. */

@@ -6,28 +6,22 @@
  */
 import { type Artifact, ARTIFACT_VERSION, HOST_DEFAULTS, type HostOptions, type LayerInfo, type RunScalars, RuntimeFault } from "./artifact.js";
 import { restoreCheckpoint, saveCheckpoint } from "./checkpoint.js";
-import { refreshEigenbases } from "./eigenbases.js";
 import { diagnose, type LayerDiagnosis } from "./diagnose.js";
 import { Fisher } from "./fisher.js";
-import { type HostArray, Program } from "./program.js";
-import { duties, firstInverses, invertsOnDevice, type Reacting, settle, type TrainerEvent } from "./reactions.js";
+import { evaluateBatches, type Metrics, predictAll } from "./inference.js";
+import { Program } from "./program.js";
+import { duties, settle, type TrainerEvent } from "./reactions.js";
 import { Readback } from "./readback.js";
-import { checkedKnobs, type HostState, newHostState, nextBlend, nextScaleBlend, type Pending, type TrainerCore } from "./state.js";
-import { type Batch, cutExamples, joinOutputs, type Prepared, prepareBatch, targetsOf, type Tensor } from "./tensors.js";
+import { checkedKnobs, type HostState, newHostState, type Pending, type TrainerCore } from "./state.js";
+import { blends, finishStep, runFields, type Stepping, wholeStep } from "./stepping.js";
+import { type Batch, type Prepared, prepareBatch, type Tensor } from "./tensors.js";
+
+export type { Metrics };
 
 export interface StepResult {
   readonly step: number;
   /** Mean loss of the batch before the update. Rejects if the run has stopped. */
   readonly loss: Promise<number>;
-}
-
-export interface Metrics {
-  readonly loss: number;
-  /** Of the first output with classes, over its labelled examples. */
-  readonly accuracy?: number;
-  /** Mean loss of each output, unweighted, where several have one. */
-  readonly losses?: Readonly<Record<string, number>>;
-  readonly count: number;
 }
 
 export interface TrainerOptions {
@@ -41,7 +35,7 @@ export interface TrainerOptions {
   readonly onDispose?: () => Promise<void>;
 }
 
-export class Trainer implements TrainerCore, Reacting {
+export class Trainer implements TrainerCore, Stepping {
   readonly layers: readonly LayerInfo[];
   readonly batches: readonly number[];
   readonly run: RunScalars;
@@ -50,8 +44,9 @@ export class Trainer implements TrainerCore, Reacting {
   /** @internal */ readonly state: HostState;
   /** @internal */ pending: Pending[] = [];
   /** @internal */ gradientCount: number | undefined;
+  /** @internal */ gradientEntry: string | undefined;
+  /** @internal */ readonly readback: Readback;
   readonly #options: TrainerOptions;
-  readonly #readback: Readback;
   #tail: Promise<unknown> = Promise.resolve();
   #fault: Error | undefined;
   #nextStep = 0;
@@ -66,7 +61,7 @@ export class Trainer implements TrainerCore, Reacting {
     this.host = { ...HOST_DEFAULTS, ...artifact.host, ...options.host };
     this.state = newHostState(artifact, options.seed ?? 0);
     this.#options = options;
-    this.#readback = new Readback(program);
+    this.readback = new Readback(program);
     this.fisher = new Fisher(this);
   }
 
@@ -111,13 +106,17 @@ export class Trainer implements TrainerCore, Reacting {
     const loss = this.#task(async () => {
       await settle(this, this.host.readbackLag);
       const { stats, refresh } = duties(this);
-      const fields = { ...this.#fields(run), count: prepared.weightSum, keep: 0, ...this.#blends(run, stats, refresh) };
+      const fields = { ...runFields(this, run), count: prepared.weightSum, keep: 0, ...blends(this, run, stats, refresh) };
       const tail = `${prepared.weight ? ".masked" : ""}@${prepared.batch}`;
       this.upload(prepared);
       this.program.writeRun(fields);
-      const front = this.artifact.optimizer === "kfac" ? `front${stats ? ".stats" : ""}${tail}` : `step${tail}`;
+      const name = `${stats ? ".stats" : ""}${tail}`;
+      const whole = wholeStep(this, `step${name}`, refresh, run);
       const lossName = `lossSum@${prepared.batch}`;
-      return this.#finishStep(front, refresh, fields, (values) => (values.get(lossName) as Float32Array)[0] as number / prepared.weightSum, [lossName], `scale${tail}`);
+      return finishStep(this, {
+        ...(whole ? { whole: `step${name}`, expose: `expose@${prepared.batch}` } : { front: `front${name}` }), refresh, fields, scale: `scale${tail}`,
+        read: [lossName], lossOf: (values) => (values.get(lossName) as Float32Array)[0] as number / prepared.weightSum,
+      });
     });
     return { step, loss: this.#unwrap(loss) };
   }
@@ -137,7 +136,7 @@ export class Trainer implements TrainerCore, Reacting {
       if (first) open.stats = duties(this).stats;
       const tail = `${prepared.weight ? ".masked" : ""}@${prepared.batch}`;
       this.upload(prepared);
-      this.program.writeRun({ ...this.#fields(run), seed: (this.state.seed + draw) >>> 0, count: prepared.weightSum, keep: first ? 0 : 1 });
+      this.program.writeRun({ ...runFields(this, run), seed: (this.state.seed + draw) >>> 0, count: prepared.weightSum, keep: first ? 0 : 1 });
       const entry = `gradients${open.stats ? ".stats" : ""}${tail}`;
       await this.program.prepare([entry]);
       this.program.submit([entry]);
@@ -161,73 +160,11 @@ export class Trainer implements TrainerCore, Reacting {
       const { refresh } = duties(this);
       const sums = await Promise.all(open.losses);
       const mean = sums.reduce((a, b) => a + b, 0) / open.count;
-      const fields = { ...this.#fields(run), count: open.count, keep: 0, ...this.#blends(run, open.stats, refresh) };
+      const fields = { ...runFields(this, run), count: open.count, keep: 0, ...blends(this, run, open.stats, refresh) };
       this.program.writeRun(fields);
-      return this.#finishStep(open.stats ? "absorb" : undefined, refresh, fields, () => mean, []);
+      return finishStep(this, { ...(open.stats ? { front: "absorb" } : {}), refresh, fields, read: [], lossOf: () => mean });
     });
     return { step, loss: this.#unwrap(loss) };
-  }
-
-  /** Weights of this step's statistics in the running averages; scalings that a refresh starts anew have none yet. */
-  #blends(run: RunScalars, stats: boolean, refresh: boolean): { emaBlend: number; scaleBlend: number } {
-    const { emaDebias, burnIn } = this.host;
-    const scaled = stats && this.artifact.inverse === "ekfac" && this.state.inverted && !refresh;
-    return {
-      emaBlend: stats ? nextBlend(this.state, run.emaDecay, burnIn, emaDebias) : 0,
-      scaleBlend: scaled ? nextScaleBlend(this.state, run.emaDecay, emaDebias) : 0,
-    };
-  }
-
-  /**
-   * Submits front, inverses and update in one go; the first inverses are awaited, later ones only reported. Eigenbases are always awaited;
-   * `scale` then measures EKFAC's scalings of the batch in them.
-   */
-  async #finishStep(front: string | undefined, refresh: boolean, fields: Readonly<Record<string, number>>, lossOf: (values: ReadonlyMap<string, HostArray>) => number, read: readonly string[], scale?: string) {
-    const kfac = this.artifact.optimizer === "kfac" && this.layers.length > 0;
-    const tail = kfac || !front?.startsWith("step") ? ["back"] : [];
-    const fronts = front ? [front] : [];
-    const step = this.state.stepCount;
-    const invert = kfac && (refresh || !this.state.inverted);
-    const device = invert && invertsOnDevice(this);
-    const host = invert && this.artifact.inverse !== "pi";
-    const scales = host && scale !== undefined && this.artifact.plan.entries[scale] ? [scale] : [];
-    await this.program.prepare([...fronts, ...(device ? ["refresh"] : []), ...scales, ...tail]);
-    if (invert && this.state.inverted) this.state.redo = false;
-    if (invert && (host || !this.state.inverted)) {
-      this.program.submit(fronts);
-      const again = device && this.state.inverted;
-      if (!again) await firstInverses(this, fields);
-      if (host) {
-        await refreshEigenbases(this);
-        this.layers.forEach((l, k) => { if (l.form === "kronecker") this.state.invertedAt[k] = step; });
-        this.state.scaleWeight = scales.length > 0 ? 1 : 0;
-        this.program.writeRun({ ...fields, scaleBlend: 1 });
-        this.program.submit(scales);
-        this.program.writeRun(fields);
-      }
-      this.#push(step, again, this.#readback.submit([...(again ? ["refresh"] : []), ...tail], [...read, ...(again ? ["clean"] : [])]), lossOf);
-    } else {
-      const values = this.#readback.submit([...fronts, ...(device ? ["refresh"] : []), ...tail], [...read, ...(device ? ["clean"] : [])]);
-      this.#push(step, device, values, lossOf);
-    }
-    this.state.stepCount++;
-    this.gradientCount = fields.count;
-    // wrapped, so that the chain of tasks does not wait for the readback
-    return { loss: (this.pending[this.pending.length - 1] as Pending).values.then((v) => v.loss) };
-  }
-
-  #push(step: number, refreshed: boolean, values: Promise<ReadonlyMap<string, HostArray>>, lossOf: (values: ReadonlyMap<string, HostArray>) => number): void {
-    const ready = values.then(
-      (map) => ({ loss: lossOf(map), clean: refreshed ? [...(map.get("clean") as HostArray)] : [] }),
-      async (e: unknown) => { throw await this.#lostOr(e); },
-    );
-    ready.catch(() => {});
-    this.pending.push({ step, refreshed, scales: [...this.state.scales], values: ready });
-  }
-
-  #fields(run: RunScalars): Record<string, number> {
-    const t = this.state.stepCount + 1;
-    return { ...run, correction1: 1 - run.beta1 ** t, correction2: 1 - run.beta2 ** t, seed: this.state.seed, step: this.state.stepCount };
   }
 
   /** @internal */
@@ -243,64 +180,12 @@ export class Trainer implements TrainerCore, Reacting {
 
   /** Mean loss (and accuracy) over all examples of the batches, exact for any count. */
   evaluate(data: Iterable<Batch>): Promise<Metrics> {
-    return this.#task(async () => {
-      let [loss, right, labelled, total, count] = [0, 0, 0, 0, 0];
-      const heads = targetsOf(this.artifact);
-      const classes = heads.some((h) => h.classes !== null);
-      const each = heads.length > 1 ? heads.map((h) => h.output) : [];
-      const losses = new Map(each.map((output) => [output, 0]));
-      const add = (p: Prepared, values: ReadonlyMap<string, HostArray>) => {
-        const sum = (name: string): number => values.get(`${name}@${p.batch}`)?.[0] ?? 0;
-        loss += sum("lossSum");
-        right += sum("correctSum");
-        labelled += sum("labelledSum");
-        for (const output of each) losses.set(output, (losses.get(output) as number) + sum(`lossSum/${output}`));
-        total += p.weightSum;
-        count += p.count;
-      };
-      const inFlight: [Prepared, Promise<ReadonlyMap<string, HostArray>>][] = [];
-      const names = (p: Prepared) => ["lossSum", ...each.map((output) => `lossSum/${output}`), ...(classes ? ["correctSum", "labelledSum"] : [])].map((name) => `${name}@${p.batch}`);
-      for (const batch of data) {
-        const p = prepareBatch(this.artifact, batch, { target: true, evaluation: true }, true);
-        await this.program.prepare([`evaluate@${p.batch}`]);
-        this.upload(p);
-        inFlight.push([p, this.#readback.submit([`evaluate@${p.batch}`], names(p))]);
-        if (inFlight.length < 4) continue;
-        const [done, values] = inFlight.shift() as [Prepared, Promise<ReadonlyMap<string, HostArray>>];
-        add(done, await values);
-      }
-      for (const [p, values] of inFlight) add(p, await values);
-      if (count === 0) throw new RuntimeFault("bad-data", "nothing to evaluate: the data set is empty", "evaluate");
-      return {
-        loss: loss / total, ...(classes ? { accuracy: labelled > 0 ? right / labelled : Number.NaN } : {}),
-        ...(each.length > 0 ? { losses: Object.fromEntries(each.map((output) => [output, (losses.get(output) as number) / total])) } : {}), count,
-      };
-    });
+    return this.#task(() => evaluateBatches(this, data));
   }
 
   /** The model's own outputs for any number of examples. */
   predict(inputs: Readonly<Record<string, Tensor>>): Promise<Record<string, Tensor>> {
-    return this.#task(async () => {
-      const lead = this.artifact.inputs.find((i) => i.examples !== null);
-      const total = lead ? (inputs[lead.name]?.shape[lead.examples as number] ?? 0) : 0;
-      if (total === 0) throw new RuntimeFault("bad-data", `input "${lead?.name}" is missing or empty`, "predict");
-      const largest = Math.max(...this.batches);
-      const parts = new Map<string, Float32Array[]>();
-      for (let start = 0; start < total; start += largest) {
-        const count = Math.min(largest, total - start);
-        const p = prepareBatch(this.artifact, cutExamples(this.artifact, inputs, start, count), { target: false, evaluation: true }, true);
-        for (const [name, data] of p.arrays) if (this.program.hasBuffer(`${name}@${p.batch}`)) this.program.write(`${name}@${p.batch}`, data);
-        await this.program.prepare([`predict@${p.batch}`]);
-        this.program.submit([`predict@${p.batch}`]);
-        const arrays = await this.program.read(this.artifact.outputs.map((o) => `out/${o.name}@${p.batch}`));
-        this.artifact.outputs.forEach((o, k) => {
-          const per = o.shape.reduce((n, d) => n * d, 1);
-          const whole = arrays[k] as Float32Array;
-          parts.set(o.name, [...(parts.get(o.name) ?? []), o.examples === null ? whole.slice() : whole.slice(0, count * per)]);
-        });
-      }
-      return joinOutputs(this.artifact, parts, total);
-    });
+    return this.#task(() => predictAll(this, inputs));
   }
 
   /** Parameters by name. */
@@ -389,7 +274,7 @@ export class Trainer implements TrainerCore, Reacting {
       try {
         return await work();
       } catch (e) {
-        throw this.#fault ?? (await this.#lostOr(e));
+        throw this.#fault ?? (await this.lostOr(e));
       }
     });
     this.#tail = done.catch((e: unknown) => {
@@ -398,8 +283,8 @@ export class Trainer implements TrainerCore, Reacting {
     return done;
   }
 
-  /** A rejected readback usually means the device went away just now: say that instead. */
-  async #lostOr(e: unknown): Promise<unknown> {
+  /** @internal A rejected readback usually means the device went away just now: say that instead. */
+  async lostOr(e: unknown): Promise<unknown> {
     if (e instanceof RuntimeFault) return e;
     const lost = await Promise.race([this.program.device.lost, new Promise<undefined>((resolve) => { setTimeout(() => resolve(undefined), 50); })]);
     return lost ? new RuntimeFault("device-lost", `the GPU device was lost: ${lost.message || lost.reason}`, undefined, "restart from the last checkpoint") : e;

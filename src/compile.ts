@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { checkPlan } from "../codegen/check.js";
 import { planProgram, type EntryGraph, type Planned } from "../codegen/plan.js";
 import { PORTABLE } from "../codegen/limits.js";
-import type { Limits } from "../codegen/kernel.js";
+import type { ChosenSchedule, Limits, Target } from "../codegen/kernel.js";
 import { CompileError } from "../ir/error.js";
 import { type Graph, type GraphResult, isKnob, type Param, type Value } from "../ir/graph.js";
 import { exampleMarks } from "../ir/examples.js";
@@ -15,6 +15,7 @@ import { runPasses, type Pass } from "../ir/pass.js";
 import { AFTER_GRADIENTS, CANONICAL } from "../ir/passes/index.js";
 import { size } from "../ir/type.js";
 import { type Artifact, ARTIFACT_VERSION, type HostOptions, HOST_DEFAULTS, type OrphanInfo, type RunScalars, type TargetInfo, type TensorInfo } from "../runtime/artifact.js";
+import { layerRefresh } from "../runtime/refresh.js";
 import { type Fallback, withDiagonals } from "./kfac/diagonal.js";
 import { columnCount, type FisherOptions } from "./kfac/fisher.js";
 import { type LayerKindName, layerInfo, mapLayer, type Registration, type Sharing } from "./kfac/layer.js";
@@ -24,7 +25,8 @@ import { diagonalGraph, fvpGraph } from "./train/curvature.js";
 import { type Head, type HeadSpec, pickHeads } from "./train/heads.js";
 import { type LossKind, type LossSpec, lossName, targetType } from "./train/loss.js";
 import { rebatched } from "./rebatch.js";
-import { absorbGraph, backGraph, evaluateGraph, frontGraph, invertsOnDevice, predictGraph, refreshGraph, scaleGraph, stepGraph } from "./train/step.js";
+import { absorbGraph, backGraph, evaluateGraph, frontGraph, invertsOnDevice, layerRefreshGraph, predictGraph, refreshGraph, scaleGraph, stepGraph } from "./train/step.js";
+import { exposeGraph, rowLayers, wholeGraph } from "./train/whole.js";
 import { diagonalParams, type EvaluationModel, evaluationOf, type OptimizerKind, type StepModel } from "./train/step-model.js";
 import type { WeightDecayMode } from "./train/update.js";
 
@@ -75,6 +77,10 @@ export interface CompileOptions {
   readonly host?: Partial<HostOptions>;
   readonly run?: Partial<RunScalars>;
   readonly limits?: Limits;
+  /** What kernels are shaped for: adapters that compute on the CPU (default), or GPUs. Both run on both. */
+  readonly target?: Target;
+  /** Schedules of contractions that were measured, by canonical key: of `kfacc compile --tune`. */
+  readonly schedules?: ReadonlyMap<string, ChosenSchedule>;
   readonly verify?: boolean;
   /** Called after each pass with the stage's name (`forward`, or an entry's) and the graph. */
   readonly onPass?: (stage: string, pass: Pass, graph: Graph) => void;
@@ -95,6 +101,10 @@ export interface Compiled {
   readonly notes: readonly string[];
 }
 
+/** The limits that a program of these options is lowered with. */
+export const limitsOf = ({ limits, target, schedules }: Pick<CompileOptions, "limits" | "target" | "schedules">): Limits =>
+  ({ ...(limits ?? PORTABLE), ...(target ? { target } : {}), ...(schedules ? { schedules } : {}) });
+
 const LOGITS = "·logits/";
 const UPDATE = "·update/";
 
@@ -103,6 +113,8 @@ const UPDATE = "·update/";
  * @throws CompileError for anything the user can mend.
  */
 export function compile(forward: (batch: number) => ForwardModel, options: CompileOptions): Compiled {
+  if (options.host?.spreadInverses && options.inverse !== undefined && options.inverse !== "pi")
+    throw new CompileError("bad-option", "eigenbases are made on the host, all at once: they cannot be spread over steps", "--spread-inverses", "leave it out, or use --inverse pi");
   const batches = [...new Set(options.batches)].sort((a, b) => b - a);
   const notes: string[] = [];
   const entries: EntryGraph[] = [];
@@ -120,15 +132,15 @@ export function compile(forward: (batch: number) => ForwardModel, options: Compi
     requireSameLayers(first.model, model, batches[0] as number, batch);
     const diagonal = (options.fisherDiagonal ?? false) && batch === batches[0];
     if (mixed !== null && diagonal) throw new CompileError("bad-option", "the Fisher's diagonal is a sum over examples, which this model mixes", mixed, "leave out --fisher-diagonal, or export the model for inference");
-    for (const [name, graph] of entryGraphs(model, source, batch === batches[0], diagonal)) {
+    for (const [name, graph] of entryGraphs(model, source, options, batch === batches[0], diagonal)) {
       const full = name.startsWith("=") ? name.slice(1) : `${name}@${batch}`;
       const done = runPasses(graph, AFTER_GRADIENTS, passOptions(options, full));
       graphs.set(full, done);
-      entries.push({ name: full, graph: done, suffix: name.startsWith("=") ? "" : `@${batch}` });
+      entries.push({ name: full, graph: done, suffix: name.startsWith("=") ? "" : `@${batch}`, ...(name.startsWith("=refresh/") ? { apart: "kfac/refresh/" } : {}) });
     }
   }
   if (!first) throw new CompileError("bad-option", "no batch size given", "--batch", "e.g. --batch 64");
-  const planned = planProgram(entries, stateNames(first.model, graphs), options.limits ?? PORTABLE);
+  const planned = planProgram(entries, stateNames(first.model, graphs), limitsOf(options));
   checkPlan(planned.plan, planned.lowered);
   const artifact = makeArtifact(first.model, first.source, options, batches, planned);
   return { artifact, sources: planned.sources, weights: first.source.weights, planned, graphs, model: first.model, notes };
@@ -224,9 +236,10 @@ function prepareOne(forward: (batch: number) => ForwardModel, one: ForwardModel,
   }
 }
 
-function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean, diagonal: boolean): Generator<readonly [string, Graph]> {
+function* entryGraphs(m: StepModel, source: ForwardModel, options: CompileOptions, largest: boolean, diagonal: boolean): Generator<readonly [string, Graph]> {
   const outputs = evaluationOf(m).graph.results.filter((r) => source.outputs.some((o) => o.name === r.name));
   const kfac = m.optimizer === "kfac";
+  const rows = rowLayers(m).length > 0;
   for (const masked of [false, true]) {
     const tail = masked ? ".masked" : "";
     if (!kfac) yield [`step${tail}`, stepGraph(m, masked)];
@@ -235,14 +248,18 @@ function* entryGraphs(m: StepModel, source: ForwardModel, largest: boolean, diag
       const scaling = stats && m.inverse === "ekfac";
       if (kfac) yield [`front${name}`, frontGraph(m, { stats, scaling, masked, accumulate: false })];
       yield [`gradients${name}`, frontGraph(m, { stats, scaling, masked, accumulate: true })];
+      // short batches are rare: they take the halves
+      if (rows && !masked) yield [`step${name}`, wholeGraph(m, stats, masked)];
     }
     if (kfac && m.inverse === "ekfac" && m.registration.layers.some((l) => l.form === "kronecker")) yield [`scale${tail}`, scaleGraph(m, masked)];
   }
+  if (rows) yield ["expose", exposeGraph(m)];
   // state does not depend on the batch: these exist once ("=" keeps their name bare)
   if (largest) {
     if (kfac && (m.registration.layers.length > 0 || diagonalParams(m).length > 0)) {
       yield ["=absorb", absorbGraph(m)];
       if (m.registration.layers.some((l) => invertsOnDevice(m, l))) yield ["=refresh", refreshGraph(m)];
+      if (options.host?.spreadInverses) for (const layer of m.registration.layers) yield [`=${layerRefresh(layer.name)}`, layerRefreshGraph(m, layer)];
     }
     yield ["=back", backGraph(m)];
   }
@@ -268,7 +285,7 @@ function stateNames(m: StepModel, graphs: ReadonlyMap<string, Graph>): Set<strin
   const names = new Set(paramsOf(m).map((p) => p.value.name));
   for (const g of graphs.values())
     for (const name of [...g.inputs.map((i) => i.value.name), ...g.results.map((r) => r.name)])
-      if (/^(grad|stat|kfac|opt)\//.test(name)) names.add(name);
+      if (/^(grad|stat|kfac|opt|rows)\//.test(name)) names.add(name);
   return names;
 }
 
@@ -306,7 +323,7 @@ function makeArtifact(m: StepModel, source: ForwardModel, options: CompileOption
     outputs: evaluationOf(m).graph.results.filter((r) => !r.name.startsWith(LOGITS) && !r.name.startsWith(UPDATE)).map((r) => tensorInfo(r.name, r.value.type, exampleAxis(r.value))),
     params: paramsOf(m).map((p) => ({ name: p.value.name, shape: p.value.type.shape, dtype: "f32" as const, trainable: p.trainable, ...(m.updates?.some((u) => u.param === p.value) ? { updated: true } : {}) })),
     layers: m.registration.layers.map(layerInfo), orphans: orphanInfo(m.registration, m.optimizer),
-    optimizer: m.optimizer, fisher: m.fisher, inverse: m.inverse, mixes: mixingNode(m), evaluationMixes: mixingNode(evaluationOf(m)), host, run: options.run ?? {},
+    optimizer: m.optimizer, fisher: m.fisher, inverse: m.inverse, weightDecayMode: m.weightDecayMode, ...(options.target === "gpu" ? { compiledFor: "gpu" as const } : {}), mixes: mixingNode(m), evaluationMixes: mixingNode(evaluationOf(m)), host, run: options.run ?? {},
   };
 }
 
@@ -317,10 +334,11 @@ export function summary(c: Compiled): string[] {
   const count = (name: string) => plan.entries[name]?.steps.length ?? 0;
   const mb = (n: number) => `${(n / 1e6).toFixed(1)} MB`;
   const params = c.artifact.params.reduce((n, p) => n + size(p.shape), 0);
-  const lines = [`${params} parameters in ${c.artifact.layers.length} layers${c.artifact.orphans.length ? `, ${c.artifact.orphans.length} tensors without a layer` : ""}; batch ${c.artifact.batches.join(", ")}`,
+  const lines = [...(c.artifact.compiledFor === "gpu" ? ["kernels shaped for a GPU"] : []), `${params} parameters in ${c.artifact.layers.length} layers${c.artifact.orphans.length ? `, ${c.artifact.orphans.length} tensors without a layer` : ""}; batch ${c.artifact.batches.join(", ")}`,
     `${plan.kernels.length} kernels`];
   if (c.artifact.optimizer === "kfac") {
-    lines.push(`dispatches per step: ${count(`front@${batch}`) + count("back")} plain, ${count(`front.stats@${batch}`) + count("back")} with statistics, +${count("refresh")} with new inverses`);
+    const step = (stats: string) => count(`step${stats}@${batch}`) || count(`front${stats}@${batch}`) + count("back");
+    lines.push(`dispatches per step: ${step("")} plain, ${step(".stats")} with statistics, +${count("refresh")} with new inverses`);
     const columns = columnCount(c.model.heads, c.model.fisher);
     if (columns > 64) lines.push(`the ${c.model.fisher.kind} Fisher sends ${columns} columns back per example: consider --fisher mc`);
   } else lines.push(`dispatches per step: ${count(`step@${batch}`)}`);

@@ -14,12 +14,14 @@ import { packageFile, packageRoot } from "./version.js";
 export interface WriteOptions {
   /** Default: if `kfacc/runtime` is not found from the folder. */
   readonly standalone?: boolean;
+  /** Text of tuning.json; without, one that is there goes: it is another program's. */
+  readonly tuning?: string;
 }
 
 export interface WrittenModule {
   readonly folder: string;
   readonly standalone: boolean;
-  /** Paths inside the folder, in the order in which they were written. */
+  /** Paths inside the folder; plan.json, which is written last, at the end. */
   readonly files: readonly string[];
 }
 
@@ -34,11 +36,24 @@ export async function writeModule(compiled: Compiled, folder: string, options: W
   if (standalone) for (const [name, bytes] of await runtimeFiles()) files.set(`runtime/${name}`, bytes);
   for (const [name, text] of made) if (name !== "plan.json") files.set(name, text);
   if (needsPackage(folder, standalone)) files.set("package.json", packageText(standalone));
+  if (options.tuning !== undefined) files.set("tuning.json", options.tuning);
   files.set("plan.json", made.get("plan.json") as string);
   if (standalone) await makeFolder(join(folder, "runtime"));
-  for (const [name, content] of files) await writeAtomic(join(folder, name), content);
+  const write = ([name, content]: readonly [string, string | Uint8Array]): Promise<void> => writeAtomic(join(folder, name), content);
+  const [plan, others] = [[...files].slice(-1), [...files].slice(0, -1)];
+  for (let k = 0; k < others.length; k += AT_ONCE) await allDone(others.slice(k, k + AT_ONCE).map(write));
+  await allDone(plan.map(write));
   await removeStale(folder, new Set(files.keys()));
+  if (options.tuning === undefined) await rm(join(folder, "tuning.json"), { force: true });
   return { folder, standalone, files: [...files.keys()] };
+}
+
+/** Every file is flushed to disk, which takes longer than writing it: so many wait together. */
+const AT_ONCE = 16;
+
+/** Waits for all, then throws the first failure: nothing is still being written when the caller hears of it. */
+async function allDone(writes: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(writes)) if (result.status === "rejected") throw result.reason;
 }
 
 export function weightsFile({ weights }: Compiled): Uint8Array {

@@ -3,9 +3,10 @@ import { FALLBACKS } from "./kfac/diagonal.js";
 import { INVERSES } from "./kfac/precondition.js";
 import { CompileError } from "../ir/error.js";
 import { HOST_DEFAULTS, RUN_KNOBS } from "../runtime/artifact.js";
+import { CLOCKS } from "../runtime/profile-clock.js";
 import { FISHER_KINDS, LOSS_ALIASES, LOSSES } from "./train/loss.js";
 
-export const GROUPS = ["model", "compile", "optimiser", "statistics", "data", "training", "output"] as const;
+export const GROUPS = ["model", "compile", "optimiser", "statistics", "data", "training", "measuring", "output"] as const;
 export type Group = (typeof GROUPS)[number];
 
 export interface Flag {
@@ -47,6 +48,7 @@ const knobFlags: readonly Flag[] = RUN_KNOBS.map((k) => ({
 const hostFlags: readonly Flag[] = [
   { name: "factor-period", group: "statistics", kind: "integer", doc: "new statistics of A and G every this many steps", unit: "steps", range: [1, MANY], default: HOST_DEFAULTS.factorPeriod },
   { name: "inverse-period", group: "statistics", kind: "integer", doc: "new inverses every this many steps", unit: "steps", range: [1, MANY], default: HOST_DEFAULTS.inversePeriod },
+  { name: "spread-inverses", group: "statistics", kind: "switch", doc: "the work of new inverses is spread over the steps between them (off: all of it in one step); with --inverse pi", default: HOST_DEFAULTS.spreadInverses },
   { name: "burn-in", group: "statistics", kind: "integer", doc: "steps at the start with a plain average of the statistics, taken every step", unit: "steps", range: [0, MANY], default: HOST_DEFAULTS.burnIn },
   { name: "ema-debias", group: "statistics", kind: "switch", doc: "running averages divide by the weight they have gathered (off: the first statistics are the start value)", default: HOST_DEFAULTS.emaDebias },
   { name: "readback-lag", group: "statistics", kind: "integer", doc: "react to what a step reports this many steps later", unit: "steps", range: [0, 64], default: HOST_DEFAULTS.readbackLag },
@@ -75,6 +77,9 @@ export const FLAGS: readonly Flag[] = [
   { name: "inverse", group: "compile", kind: "choice", choices: INVERSES, doc: "how damping enters: split between A and G by their traces (pi), exactly in their eigenbases (eig), or there with the gradient's second moments (ekfac); eigenbases are made on the host in float64", default: "pi" },
   { name: "max-factor", group: "compile", kind: "integer", doc: "a factor of more rows is kept as its diagonal", unit: "rows", range: [1, 65536], default: 5120 },
   { name: "fallback", group: "compile", kind: "choice", choices: FALLBACKS, doc: "how K-FAC moves a parameter without a layer: by its gradient, or by its gradient over a diagonal Fisher of its own", default: "plain" },
+  { name: "for", group: "compile", kind: "choice", choices: ["software", "gpu"], doc: "what kernels are shaped for: adapters that compute on the CPU, or GPUs; both run on both", defaultDoc: "compile: software; else the device that is found" },
+  { name: "tuning", group: "compile", kind: "text", value: "FILE", doc: "schedules measured by compile --tune, taken without measuring" },
+  { name: "tune", group: "output", kind: "switch", doc: "measure the best schedules of every contraction on the device, take the fastest, and keep the choice beside the plan (tuning.json)", default: false },
   { name: "strict", group: "compile", kind: "switch", doc: "a parameter without a layer is an error", default: false },
   { name: "standalone", group: "output", kind: "switch", doc: "put the runtime into the folder, so that it needs no installed kfacc", defaultDoc: "if kfacc is not found from the folder" },
 
@@ -106,12 +111,15 @@ export const FLAGS: readonly Flag[] = [
   { name: "weights-only", group: "training", kind: "switch", doc: "take just the parameters from --resume and start anew", default: false },
 
   { name: "weights", short: "w", group: "data", kind: "text", value: "FILE", doc: "a checkpoint, .safetensors or .onnx to take the parameters from", defaultDoc: "the model's own" },
-  { name: "out", short: "o", group: "output", kind: "text", value: "PATH", doc: "what to write: a folder (compile), .kir (print), .onnx or .safetensors (train), .npz (predict), .safetensors (fisher)" },
+  { name: "out", short: "o", group: "output", kind: "text", value: "PATH", doc: "what to write: a folder (compile), .kir (print), .onnx or .safetensors (train), .npz (predict), .safetensors (fisher), .json (profile)" },
   { name: "after", group: "output", kind: "text", value: "PASS", doc: "print the graph after this pass (canonicalize, fold, cse, dce, undetach, unwindow), or as fused into kernels (fuse)" },
-  { name: "entry", group: "output", kind: "text", value: "NAME", doc: "print this entry of the program (front, back, refresh, step …) instead of the forward graph" },
+  { name: "entry", group: "output", kind: "text", value: "NAME", doc: "an entry of the program (front, back, refresh, step …): print it instead of the forward graph, or profile it", defaultDoc: "profile: all that a training step runs" },
   { name: "history", group: "output", kind: "text", value: "FILE.jsonl", doc: "a line of JSON per step and per validation" },
   { name: "explain", group: "training", kind: "switch", doc: "a table of every layer's curvature, damping and step at each validation, and a warning where damping drowns a layer's curvature", default: false },
   { name: "explain-every", group: "training", kind: "integer", doc: "such a table every so many steps, too", unit: "steps", range: [1, MANY] },
+  { name: "repeat", group: "measuring", kind: "integer", doc: "measurements of each kernel, of which the median counts", range: [1, 1000], default: 5 },
+  { name: "clock", group: "measuring", kind: "choice", choices: CLOCKS, doc: "the device's timestamps, or each kernel alone by the wall clock", defaultDoc: "timestamps where the device has them" },
+  { name: "trace", group: "output", kind: "text", value: "FILE.json", doc: "the kernels in the order in which they run, in Chrome's trace event format: for chrome://tracing, Perfetto, Firefox's profiler" },
   { name: "plot", group: "output", kind: "text", value: "FILE.svg", doc: "the course of the loss as a picture" },
   { name: "json", group: "output", kind: "switch", doc: "results and errors as JSON", default: false },
   { name: "debug", group: "output", kind: "switch", doc: "errors with their stack trace", default: false },

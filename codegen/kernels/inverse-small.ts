@@ -1,5 +1,5 @@
 /** Inverse of small matrices: one workgroup per matrix, one 4×4 tile in registers per invocation, one dispatch. */
-import type { InverseSpec } from "./inverse-spec.js";
+import type { InverseBatch } from "./inverse-spec.js";
 import type { Kernel, Limits } from "../kernel.js";
 import { FACTOR, FINITE, LOWER_TILE, lowerTiles, ROUNDOFF, TILE, tileSweep, tileSweepMemory } from "./inverse-tile.js";
 
@@ -8,7 +8,7 @@ export const SMALL = 64;
 
 export const fitsSmall = (n: number, limits: Limits): boolean => n <= SMALL && lowerTiles(Math.ceil(n / TILE)) <= limits.invocations;
 
-export function smallKernel(spec: InverseSpec, limits: Limits): Kernel {
+export function smallKernel(spec: InverseBatch, limits: Limits): Kernel {
   const { n, batch } = spec;
   // Matrices count along x and, past the dimension's limit, along y; the last row may be ragged.
   const across = Math.min(batch, limits.workgroupsPerDimension);

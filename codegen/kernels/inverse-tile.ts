@@ -103,8 +103,11 @@ export function tileSweep(t: number, mode: "inverse" | "factor"): string {
       if (tile.y == k) { yj = pivot.inv${whole ? " * -1.0" : ""}; }
       if (tile.x == k || tile.y == k) { c = mat4x4f(); }
       c = c - transpose(yj) * yi;
-      if (tile.y == k + 1u) { panel[next + tile.x] = c; }
-      else if (tile.x == k + 1u) { panel[next + tile.y] = transpose(c); }
+      if (tile.y == k + 1u || tile.x == k + 1u) {
+        var p = c;
+        if (tile.y != k + 1u) { p = transpose(c); }
+        panel[next + select(tile.y, tile.x, tile.y == k + 1u)] = p;
+      }
     }
     workgroupBarrier();
   }

@@ -1,6 +1,6 @@
 /** Shared by map and reduce: merging axes, decoding a thread number into axis values, folding big grids to two dimensions. */
 import { boundMatters, substitute, substituteAccess, substituteBounds, substituteQuotients } from "../affine.js";
-import type { Affine, Axis, Expr, Limits, Store } from "../kernel.js";
+import type { Affine, Axis, Expr, Limits, ScalarType, Store } from "../kernel.js";
 
 /** Threads per workgroup of one-dimensional kernels. */
 export const WORKGROUP = 64;
@@ -106,3 +106,5 @@ export function decode(axes: readonly { axis: Axis; count: number; scale: number
 
 export const identifier = (name: string): string => name.replace(/[^A-Za-z0-9_]/g, "_").replace(/^(?=[0-9_])/, "k");
 export const product = (axes: readonly Axis[]): number => axes.reduce((n, a) => n * a.size, 1);
+/** Where a maximum starts. */
+export const lowest = (dtype: ScalarType): number => (dtype === "f32" ? Number.NEGATIVE_INFINITY : dtype === "i32" ? -2147483648 : 0);

@@ -1,16 +1,17 @@
 /**
  * Reductions: one thread sums (or compares) its outputs' elements in a fixed order; few outputs with many elements are
- * split over threads with a second pass, so that the result never depends on timing.
+ * split over the threads of a workgroup, or over many with a second pass, so that the result never depends on timing.
  */
 import { CompileError } from "../../ir/error.js";
 import type { Point } from "../address.js";
 import { bindingsOf, declare, freeBuffers, laneBuffers } from "../bindings.js";
 import { Body } from "../body.js";
 import { emitExpr, emitStore } from "../expr.js";
-import type { Affine, Axis, Bound, Buffer, Expr, Kernel, Limits, Lowered, ReduceSpec, ScalarType, Store } from "../kernel.js";
+import type { Affine, Axis, Bound, Buffer, Expr, Kernel, Limits, Lowered, ReduceSpec, Store } from "../kernel.js";
 import { MAX_TRIPS } from "../limits.js";
 import { isNan, literal, vectorOf } from "../wgsl.js";
-import { decode, grid, identifier, indicesOf, mapIndices, mapStores, mergeAxes, product, WORKGROUP } from "./iterate.js";
+import { lowerTogether } from "./reduce-together.js";
+import { decode, grid, identifier, indicesOf, lowest, mapIndices, mapStores, mergeAxes, product, WORKGROUP } from "./iterate.js";
 
 /** A thread of a conditional sum takes up to this many neighbours. */
 const MAX_BLOCK = 16;
@@ -18,6 +19,8 @@ const MAX_BLOCK = 16;
 const UNROLL = 16;
 /** Below this many threads a long sum is split. */
 const ENOUGH_THREADS = 512;
+/** A second dispatch costs more than a sum up to here, if a workgroup's worth of them run side by side. */
+const SERIAL = 256;
 
 export function lowerReduce(spec: ReduceSpec, limits: Limits): Lowered {
   const outer = mergeAxes(spec.axes, [...spec.stores.flatMap((s) => [s.address, ...indicesOf(s.value)]), ...indicesOf(spec.value), ...whenIndices(spec)]);
@@ -28,6 +31,11 @@ export function lowerReduce(spec: ReduceSpec, limits: Limits): Lowered {
   const outputs = product(outer.axes);
   const length = product(inner.axes);
   const merged: ReduceSpec = { ...spec, axes: outer.axes, reduction: inner.axes, value, ...whenOf(spec, (e) => mapIndices(e, to)), stores };
+  if (outputs >= WORKGROUP && length <= SERIAL) return { kernels: [serial(merged, limits)], scratch: [] };
+  if (spec.combine !== "argmax" && !spec.when && outputs < ENOUGH_THREADS && length >= 64) {
+    const kernel = lowerTogether(merged);
+    if (kernel) return { kernels: [kernel], scratch: [] };
+  }
   if (spec.combine !== "argmax" && ((outputs < ENOUGH_THREADS && length >= 64) || length > MAX_TRIPS)) {
     const split = splitFactor(inner.axes, outputs) ?? (length > MAX_TRIPS ? raggedSplit(inner.axes) : undefined);
     if (split) return twoPasses(merged, split.axis, split.parts, limits);
@@ -167,8 +175,6 @@ const OPERAND: Buffer = { name: "", dtype: "f32", elements: 0 };
 const useLanes = (spec: ReduceSpec, last: Axis): boolean =>
   last.size % 4 === 0 && spec.stores.every((s) => s.address.by.get(last) === 1)
   && product(spec.axes) >= 4 * WORKGROUP && [...indicesOf(spec.value)].some((i) => i.by.get(last) === 1);
-
-const lowest = (dtype: ScalarType): number => (dtype === "f32" ? Number.NEGATIVE_INFINITY : dtype === "i32" ? -2147483648 : 0);
 
 /** Emits the loops; returns the accumulator's name. */
 function accumulate(body: Body, spec: ReduceSpec, spelled: Map<Axis, string | number>, lanes: Axis | undefined, vec4: ReadonlySet<Buffer>): string {

@@ -4,33 +4,39 @@ import { mismatch, type OpDef } from "../op.js";
 import type { Type } from "../type.js";
 
 /**
- * Inverse of symmetric positive definite matrices with a shift on the diagonal.
+ * Inverses of symmetric positive definite matrices with a shift on the diagonal; one or more batches, each of a size of its own.
  *
- *   m [b, n, n]   damping [b]   →   (m + damping·I)⁻¹ [b, n, n],  clean [b]: 1, or 0 where a pivot was not positive
+ *   m [b, n, n], damping [b], …   →   (m + damping·I)⁻¹ [b, n, n],  clean [b]: 1, or 0 where a pivot was not positive, …
  */
 export const inverse: OpDef = {
   name: "inverse", doc: "(m + damping·I)⁻¹ of symmetric positive definite matrices, and 1 where clean, 0 where a pivot failed",
-  arity: 2, attrs: {},
+  arity: -1, attrs: {},
   infer(inputs) {
-    const [m, damping] = inputs as [Type, Type];
-    const [b, n, k] = m.shape;
-    if (m.shape.length !== 3 || n !== k || damping.shape.length !== 1 || damping.shape[0] !== b || m.dtype !== "f32" || damping.dtype !== "f32")
-      throw mismatch("inverse", inputs, "takes f32[b, n, n] and f32[b]");
-    return [m, damping];
-  },
-  evaluate([m, damping], _attrs, [t, s]) {
-    const out = empty(t as Type);
-    const clean = empty(s as Type);
-    const [batch, n] = (t as Type).shape as [number, number];
-    for (let b = 0; b < batch; b++) {
-      const source = (m as NdArray).data.subarray(b * n * n, (b + 1) * n * n);
-      const made = invertSpd(source, n, (damping as NdArray).data[b] as number);
-      clean.data[b] = made ? 1 : 0;
-      if (made) out.data.set(made, b * n * n);
+    if (inputs.length % 2 !== 0) throw mismatch("inverse", inputs, "takes pairs of f32[b, n, n] and f32[b]");
+    for (let k = 0; k < inputs.length; k += 2) {
+      const [m, damping] = inputs.slice(k, k + 2) as [Type, Type];
+      const [b, n, columns] = m.shape;
+      if (m.shape.length !== 3 || n !== columns || damping.shape.length !== 1 || damping.shape[0] !== b || m.dtype !== "f32" || damping.dtype !== "f32")
+        throw mismatch("inverse", inputs, "takes pairs of f32[b, n, n] and f32[b]");
     }
-    return [out, clean];
+    return inputs;
+  },
+  evaluate(inputs, _attrs, results) {
+    return results.flatMap((t, k) => (k % 2 === 0 ? inverses(inputs[k] as NdArray, inputs[k + 1] as NdArray, t, results[k + 1] as Type) : []));
   },
 };
+
+function inverses(m: NdArray, damping: NdArray, t: Type, s: Type): [NdArray, NdArray] {
+  const out = empty(t);
+  const clean = empty(s);
+  const [batch, n] = t.shape as [number, number];
+  for (let b = 0; b < batch; b++) {
+    const made = invertSpd(m.data.subarray(b * n * n, (b + 1) * n * n), n, damping.data[b] as number);
+    clean.data[b] = made ? 1 : 0;
+    if (made) out.data.set(made, b * n * n);
+  }
+  return [out, clean];
+}
 
 /** Gauss–Jordan in float64 without pivoting (right for SPD); undefined if a pivot is not positive and finite. */
 function invertSpd(source: Float64Array, n: number, shift: number): Float64Array | undefined {

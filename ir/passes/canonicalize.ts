@@ -5,6 +5,7 @@ import type { Pass } from "../pass.js";
 import { CONTRACTION_RULES } from "./contraction.js";
 import { FOLD_RULES } from "./fold.js";
 import { MOVEMENT_RULES } from "./movement.js";
+import { POOLING_RULES } from "./pooling.js";
 import { type Rule, type Rules, rewrite } from "./rewrite.js";
 import { TRANSPOSE_RULES } from "./transpose.js";
 import { uniformOf } from "./uniform.js";
@@ -24,10 +25,10 @@ function join(...tables: readonly Rules[]): Rules {
   return joined;
 }
 
-const RULES = join(FOLD_RULES, MOVEMENT_RULES, CONTRACTION_RULES, TRANSPOSE_RULES, { any: [constantRight] });
+const RULES = join(FOLD_RULES, MOVEMENT_RULES, CONTRACTION_RULES, TRANSPOSE_RULES, POOLING_RULES, { any: [constantRight] });
 
 export const canonicalize: Pass = {
   name: "canonicalize",
-  doc: "Chains of movement are one op, contractions have absorbed permutations and gradients of windows, constants stand right; nothing is left to fold, share or drop.",
+  doc: "Chains of movement are one op, contractions have absorbed permutations and gradients of windows, relu follows maxima, constants stand right; nothing is left to fold, share or drop.",
   run: (graph) => rewrite(graph, RULES),
 };

@@ -8,7 +8,7 @@ import type { Rule, Rules, Scope } from "./rewrite.js";
 
 export const specOf = (node: Node): Spec => parseSpec(stringAttr(node.attrs, "spec"));
 export const spellSpec = ({ left, right, out }: Spec): string => `${left},${right}->${out}`;
-const LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+export const LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 /** A letter that no operand uses; undefined if all 52 are taken. */
 export const freeLabel = (spec: Spec): string | undefined => [...LETTERS].find((label) => !`${spec.left}${spec.right}`.includes(label));

@@ -1,5 +1,5 @@
 /** Common subexpression elimination. */
-import type { Graph, Node, Value } from "../graph.js";
+import type { Attrs, Graph, Node, Value } from "../graph.js";
 import { OPS } from "../ops/index.js";
 import type { Pass } from "../pass.js";
 import { print, spellAttr } from "../print.js";
@@ -13,8 +13,10 @@ export const cse: Pass = {
     const image = (v: Value): Value => images.get(v) ?? v;
     const numbers = new Map<Value, number>();
     const number = (v: Value): number => {
-      if (!numbers.has(v)) numbers.set(v, numbers.size);
-      return numbers.get(v) as number;
+      const known = numbers.get(v);
+      if (known !== undefined) return known;
+      numbers.set(v, numbers.size);
+      return numbers.size - 1;
     };
     const seen = new Map<string, Node>();
     const nodes: Node[] = [];
@@ -37,7 +39,17 @@ export const cse: Pass = {
 };
 
 function spellKey(node: Node, inputs: readonly number[]): string {
-  const ordered = OPS[node.op].commutative ? [...inputs].sort((a, b) => a - b) : inputs;
-  const attrs = Object.keys(node.attrs).sort().map((name) => `${name}=${spellAttr(node.attrs[name] ?? [])}`);
-  return [node.op, ordered.join(","), ...attrs, ...node.regions.map(print)].join("|");
+  const ordered = inputs.length > 1 && OPS[node.op].commutative ? [...inputs].sort((a, b) => a - b) : inputs;
+  const regions = node.regions.length > 0 ? `|${node.regions.map(print).join("|")}` : "";
+  return `${node.op}|${ordered.join()}|${spellAttrs(node.attrs)}${regions}`;
 }
+
+/** Attributes are spelled once: a node keeps them when its inputs change, and every pass asks. */
+function spellAttrs(attrs: Attrs): string {
+  const known = SPELLED.get(attrs);
+  if (known !== undefined) return known;
+  const made = Object.keys(attrs).sort().map((name) => `${name}=${spellAttr(attrs[name] ?? [])}`).join("|");
+  SPELLED.set(attrs, made);
+  return made;
+}
+const SPELLED = new WeakMap<Attrs, string>();

@@ -1,5 +1,6 @@
 /** The passes, in order. */
 import type { Pass } from "../pass.js";
+import { autocorrelation } from "./autocorrelation.js";
 import { canonicalize } from "./canonicalize.js";
 import { cse } from "./cse.js";
 import { dce } from "./dce.js";
@@ -18,8 +19,11 @@ import { unwindow } from "./unwindow.js";
  */
 export const CANONICAL: readonly Pass[] = [dce, cse, fold, canonicalize];
 
-/** Once the gradients are made, `detach` goes first; look-ups and windows that are reshapes go last, when nobody looks for their first form any more. */
-export const AFTER_GRADIENTS: readonly Pass[] = [undetach, ...CANONICAL, lookups, unwindow];
+/**
+ * Once the gradients are made, `detach` goes first; look-ups, second moments by distance and windows that are reshapes go last, when nobody
+ * looks for their first form any more.
+ */
+export const AFTER_GRADIENTS: readonly Pass[] = [undetach, ...CANONICAL, lookups, autocorrelation, unwindow];
 
 /** Every pass by name, for `print --after PASS`. */
-export const PASSES: Readonly<Record<string, Pass>> = { canonicalize, fold, cse, dce, undetach, lookups, unwindow };
+export const PASSES: Readonly<Record<string, Pass>> = { canonicalize, fold, cse, dce, undetach, lookups, autocorrelation, unwindow };

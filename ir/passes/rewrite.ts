@@ -30,19 +30,31 @@ export type Rules = Partial<Record<OpName | "any", readonly Rule[]>>;
 const MAX_ROUNDS = 50;
 
 /** Equal nodes are one and unused ones are gone between rounds, so that "the same value" and "used once" mean it. */
-const tidy = (graph: Graph): Graph => cse.run(dce.run(graph));
+function tidy(graph: Graph): Graph {
+  if (TIDY.has(graph)) return graph;
+  const made = cse.run(dce.run(graph));
+  TIDY.add(made);
+  return made;
+}
+/** Graphs that a pass left tidy: the next pass need not look. */
+const TIDY = new WeakSet<Graph>();
 
 /** Applies the rules until none fits. Parameters, inputs and untouched nodes keep their identity; results keep their names. */
 export function rewrite(graph: Graph, rules: Rules): Graph {
   let current = tidy(graph);
+  if (!rules.any && !current.nodes.some((node) => rules[node.op])) return current;
   for (let round = 0; round < MAX_ROUNDS; round++) {
-    const next = tidy(new Rewriter(current, rules).run());
-    const same = next.nodes.length === current.nodes.length && next.nodes.every((n, k) => n === current.nodes[k]);
-    if (same && next.results.every((r, k) => r.value === current.results[k]?.value)) return current;
+    const made = new Rewriter(current, rules).run();
+    if (sameGraph(made, current)) return current;
+    const next = tidy(made);
+    if (sameGraph(next, current)) return current;
     current = next;
   }
   return current;
 }
+
+const sameGraph = (a: Graph, b: Graph): boolean =>
+  a.nodes.length === b.nodes.length && a.nodes.every((n, k) => n === b.nodes[k]) && a.results.every((r, k) => r.value === b.results[k]?.value);
 
 /** A value under construction: named when the round ends. */
 interface Draft {

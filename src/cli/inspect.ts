@@ -4,16 +4,19 @@ import type { Graph } from "../../ir/graph.js";
 import { PASSES } from "../../ir/passes/index.js";
 import { print } from "../../ir/print.js";
 import { listAdapters } from "../../runtime/adapter.node.js";
-import { compile, type CompileOptions, orphanInfo, prepare, prepareFor, summary } from "../compile.js";
+import { type Compiled, compile, type CompileOptions, orphanInfo, prepare, prepareFor, summary } from "../compile.js";
 import { writeModule } from "../emit.js";
 import { writeAtomic } from "../files.js";
 import { layerInfo } from "../kfac/layer.js";
 import { requireNoOrphans } from "../kfac/register.js";
 import type { Settings } from "../options.js";
+import { type Tuning, tuningText } from "../tune/file.js";
 import { printFused } from "./fused.js";
 import { type Io, requireWritable } from "./io.js";
 import { isKnob } from "../../ir/graph.js";
 import { compileOptions, openFor, registerOptions } from "./setup.js";
+import { shaped } from "./shape.js";
+import { tuned } from "./tune.js";
 import { layersJson, layerTable, spellExamples, table } from "./table.js";
 
 export async function layersCommand(path: string, s: Settings, io: Io): Promise<void> {
@@ -85,14 +88,19 @@ function entryAfter(forward: Parameters<typeof compile>[0], options: CompileOpti
 export async function compileCommand(path: string, s: Settings, io: Io): Promise<void> {
   const folder = s.required("out");
   const model = await openFor(path, s);
-  const compiled = compile(model.forward, compileOptions(s));
+  const { compiled, tuning } = s.on("tune") ? await tuned(model.forward, compileOptions(s), s, io) : await untuned(model.forward, s, io);
   for (const n of [...model.notes, ...compiled.notes]) io.note(`note: ${n}`);
-  const written = await writeModule(compiled, folder, s.has("standalone") ? { standalone: s.on("standalone") } : {});
+  const written = await writeModule(compiled, folder, { ...(s.has("standalone") ? { standalone: s.on("standalone") } : {}), ...(tuning ? { tuning: tuningText(tuning) } : {}) });
   const { artifact } = compiled;
   if (io.json) return io.out(JSON.stringify({ folder, standalone: written.standalone, hash: artifact.hash, kernels: artifact.plan.kernels.length, batches: artifact.batches, files: written.files, ...layersJson(artifact.layers, artifact.orphans) }, undefined, 2));
   io.out(layerTable(artifact.layers, artifact.orphans, compiled.model.graph.params.map((p) => p.value)));
   io.out(`\n${summary(compiled).join("\n")}`);
   io.out(`${written.files.length} files in ${folder}${written.standalone ? ", with the runtime" : ", importing kfacc/runtime"}`);
+}
+
+async function untuned(forward: Parameters<typeof compile>[0], s: Settings, io: Io): Promise<{ readonly compiled: Compiled; readonly tuning: Tuning | undefined }> {
+  const { options, tuning } = await shaped(compileOptions(s), s, io, false);
+  return { compiled: compile(forward, options), tuning };
 }
 
 export async function devicesCommand(io: Io): Promise<void> {

@@ -29,6 +29,7 @@ async function run(argv: readonly string[]): Promise<number> {
     case "predict": await (await import("./use.js")).predictCommand(path, s, io); break;
     case "verify": return (await import("./verify.js")).verifyCommand(path, s, io);
     case "fisher": await (await import("./fisher.js")).fisherCommand(path, s, io); break;
+    case "profile": await (await import("./profile.js")).profileCommand(path, s, io); break;
     case "devices": await (await import("./inspect.js")).devicesCommand(io); break;
     case "help": await helpCommand(args[0], version); break;
     default:

@@ -14,6 +14,7 @@ import { openModel } from "../model.js";
 import type { Settings } from "../options.js";
 import type { Io } from "./io.js";
 import { compileOptions, openFor } from "./setup.js";
+import { shaped } from "./shape.js";
 
 /** `needsLoss`: otherwise any loss will do where none is known. `optionsOf`: the program to compile for a model file. */
 export async function openProgram(path: string, s: Settings, io: Io, needsLoss: boolean, optionsOf: (s: Settings) => CompileOptions = compileOptionsForUse): Promise<ModuleData> {
@@ -34,7 +35,8 @@ async function storedWeights(file: string, artifact: Artifact): Promise<ModuleDa
   return Object.fromEntries(weights);
 }
 
-async function openFolder(path: string): Promise<ModuleData> {
+/** @throws CompileError "missing-data" if the folder holds no module; RuntimeFault "bad-data" if it is damaged or of another version. */
+export async function openFolder(path: string): Promise<ModuleData> {
   if ((await kindOf(join(path, "plan.json"))) !== "file") throw new CompileError("missing-data", "the folder holds no compiled model: it has no plan.json", `folder "${path}"`, "make it with kfacc compile, or name a model file");
   return readModule(pathToFileURL(`${path}/`));
 }
@@ -42,7 +44,7 @@ async function openFolder(path: string): Promise<ModuleData> {
 async function compileFor(path: string, s: Settings, io: Io, needsLoss: boolean, optionsOf: (s: Settings) => CompileOptions): Promise<ModuleData> {
   const model = await openFor(path, s, "eval");
   for (const n of model.notes) io.note(`note: ${n}`);
-  const given = optionsOf(s);
+  const { options: given } = await shaped(optionsOf(s), s, io, true);
   const attempt = (loss: object) => compile(model.forward, { ...given, ...loss });
   const made = (() => {
     try {

@@ -71,7 +71,7 @@ export function registerOptions(s: Settings): Pick<CompileOptions, "register" | 
 }
 
 export function hostOptions(s: Settings): HostOptions {
-  return { factorPeriod: s.number("factor-period"), inversePeriod: s.number("inverse-period"), burnIn: s.number("burn-in"), emaDebias: s.on("ema-debias"), readbackLag: s.number("readback-lag") };
+  return { factorPeriod: s.number("factor-period"), inversePeriod: s.number("inverse-period"), spreadInverses: s.on("spread-inverses"), burnIn: s.number("burn-in"), emaDebias: s.on("ema-debias"), readbackLag: s.number("readback-lag") };
 }
 
 /** All knobs: as given, else their default for the optimiser. */

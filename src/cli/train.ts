@@ -20,6 +20,7 @@ import { asFault, type Io, requireWritable } from "./io.js";
 import { CheckpointFile, freeName, History } from "./keep.js";
 import { openData, withTrainer } from "./program.js";
 import { batchesOf, compileOptions, openFor, runScalars } from "./setup.js";
+import { shaped, targetFor } from "./shape.js";
 import { layersJson, layerTable } from "./table.js";
 import { spellMetrics } from "./use.js";
 
@@ -34,7 +35,9 @@ export async function trainCommand(path: string, given: Settings, io: Io): Promi
   if (from === undefined && given.on("weights-only")) throw new CompileError("usage", "--weights-only goes with --resume");
   const bytes = from === undefined ? undefined : await readFileOr("missing-data", from, "check --resume");
   const whole = given.on("weights-only") ? undefined : bytes;
-  const s = whole ? withStored(given, whole) : given;
+  // what kernels are shaped for is part of the run: it goes on with it on whatever device (before there was a choice: software)
+  const stored = whole ? withStored(given, whole) : given;
+  const s = stored.has("for") ? stored : new Settings({ ...stored.given, for: whole ? "software" : await targetFor(stored) });
 
   const model = await openFor(path, s);
   const out = checkOut(s.text("out"), model);
@@ -43,7 +46,7 @@ export async function trainCommand(path: string, given: Settings, io: Io): Promi
   for (const file of [out, s.text("history"), s.text("plot"), explicit ?? (out === undefined ? keep.path : undefined)]) if (file !== undefined) await requireWritable(file);
 
   // the data are checked before the compiler sets to work
-  const settings = compileOptions(s);
+  const { options: settings } = await shaped(compileOptions(s), s, io, true);
   const first = prepareFor(model.forward, model.forward(settings.batches[0] as number), settings.batches[0] as number, settings);
   if (!io.json) io.out(`${layerTable(first.registration.layers.map(layerInfo), orphanInfo(first.registration, first.optimizer), first.graph.params.map((p) => p.value))}\n`);
   const data = await openData(signature(first), s, io, { labels: true, split: "train" });

@@ -13,6 +13,7 @@ import { verifyModel } from "../verify/verify.js";
 import type { Io } from "./io.js";
 import { openData } from "./program.js";
 import { batchesOf, compileOptions, openFor } from "./setup.js";
+import { shaped } from "./shape.js";
 import { table } from "./table.js";
 
 /** Enough examples to tell them apart, few enough for float64. */
@@ -22,7 +23,7 @@ const EXAMPLES = 4;
 export async function verifyCommand(path: string, s: Settings, io: Io): Promise<number> {
   // what is drawn anew in every step has no exact value to compare with
   const model = await openFor(path, s, "train", false);
-  const given = { ...compileOptions(s), optimizer: "kfac" as const };
+  const given = { ...(await shaped(compileOptions(s), s, io, true)).options, optimizer: "kfac" as const };
   const { options, batch, source } = lossAndBatch(model, given, s, io);
   const data = s.has("data") ? await dataOf(model, source, options, batch, s, io) : undefined;
   const device = await tryDevice();

@@ -26,12 +26,12 @@ export interface Scope {
   readonly weights?: { readonly root: Value; readonly sum: Value };
 }
 
-/** Σ_n Σ_t g āᵀ over all sites, [(groups), out, in(+1)]. `cotangents` by site. */
-export function gradientSum(b: Builder, layer: Layer, cotangents: ReadonlyMap<Site, Value>): Value {
+/** Σ_n Σ_t g āᵀ over all sites, [(groups), out, in(+1)]. `cotangents` by site, and `inputs` that are not the forward graph's own. */
+export function gradientSum(b: Builder, layer: Layer, cotangents: ReadonlyMap<Site, Value>, inputs?: ReadonlyMap<Site, Value>): Value {
   return add(b, layer.sites.flatMap((site) => {
     const ct = cotangents.get(site);
     if (!ct) return [];
-    const [a, g] = [inputTable(b, layer, site), outputTable(b, layer, site, ct)];
+    const [a, g] = [inputTable(b, layer, site, inputs?.get(site)), outputTable(b, layer, site, ct)];
     if (layer.form === "block") return [reshape(b.emit, stacked(b, scaleParts(b, layer, site, a, g, (t) => overPositions(b, t))), matrixShape(layer))];
     const long = site.transposed ? g : a;
     const wide = layer.bias ? extended(b, long, site.ones ? 1 : 0) : long;

@@ -32,6 +32,8 @@ export interface FrontResult {
   readonly lossSum: Value;
   /** Sum over examples, by slot: matrices for layers, tensors for plain parameters. */
   readonly gradients: ReadonlyMap<string, Value>;
+  /** Of layers' sites: what their gradients are sums of, next to the sites' inputs. */
+  readonly cotangents: ReadonlyMap<Site, Value>;
   /** Sums over examples of what a layer's curvature is made of, by layer and part (A, G, F, S). */
   readonly stats: ReadonlyMap<Layer, Readonly<Record<string, Value>>>;
   /** Sums over examples of squared gradients, of parameters with a diagonal Fisher. */
@@ -111,7 +113,12 @@ export function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, mask
       return ct ? [[site, ct] as const] : [];
     }));
   const gradients = new Map<string, Value>();
-  for (const layer of layers) gradients.set(gradientSlot(layer.name), factors.gradientSum(b, layer, bySite(layer, (s) => gradientOf.get(s.output.value))));
+  const reaching = new Map<Site, Value>();
+  for (const layer of layers) {
+    const own = bySite(layer, (s) => gradientOf.get(s.output.value));
+    for (const [site, ct] of own) reaching.set(site, ct);
+    gradients.set(gradientSlot(layer.name), factors.gradientSum(b, layer, own));
+  }
   for (const p of plain) gradients.set(gradientSlot(p.name), gradientOf.get(p) ?? broadcast(emit, b.scalar(0), p.type.shape, []));
 
   const statistics = new Map<Layer, Readonly<Record<string, Value>>>();
@@ -133,7 +140,7 @@ export function buildFront(b: Builder, m: StepModel, knobs: Knobs, { stats, mask
     const stacked = columns && stackedOf && { count: columns.count, of: stackedOf };
     for (const [p, sum] of squareSums(b, { nodes: backward, seeds: [...seeds.values()], cotangents: cts }, diagonal, stacked)) squares.set(p, times(b, sum, 1 / samples));
   }
-  return { lossSum, gradients, stats: statistics, squares };
+  return { lossSum, gradients, cotangents: reaching, stats: statistics, squares };
 }
 
 /** The eigenbasis of one side without the padding it is stored with. */
@@ -149,5 +156,3 @@ function takeColumns(b: Builder, v: Value, start: number, count: number, squeeze
   const cut = b.emit("slice", [v], { start: shape.map((_, k) => (k === 0 ? start : 0)), size: shape.map((n, k) => (k === 0 ? count : n)), stride: shape.map(() => 1) });
   return squeeze ? reshape(b.emit, cut, shape.slice(1)) : cut;
 }
-
-/** F + (S/count − F)·blend. */

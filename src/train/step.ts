@@ -5,9 +5,10 @@
  *   gradients[.stats]   the same, added to what earlier batches left: the seam for accumulation and several devices
  *   absorb              statistics of the accumulated batches become part of the running curvature
  *   refresh             damped inverses of every layer (eigenbases come from the host)
+ *   refresh/<layer>     those of one, where they are spread over steps
  *   scale               EKFAC: the scalings of a batch in new eigenbases
  *   back                precondition, norm constraint, update
- *   step                front and back in one graph where nothing can happen between them (SGD, Adam)
+ *   step                front and back in one graph where nothing can happen between them (SGD, Adam; K-FAC: whole.ts)
  *   evaluate, predict
  *
  * `.masked` variants take a weight per example (0 for the padding of a short batch).
@@ -16,12 +17,14 @@
  */
 import { Builder, broadcast, reshape, sumAll } from "../../ir/builder.js";
 import type { Graph, GraphResult, Value } from "../../ir/graph.js";
+import { layerClean } from "../../runtime/refresh.js";
 import type { Layer } from "../kfac/layer.js";
 import * as matrices from "../kfac/matrices.js";
 import * as pre from "../kfac/precondition.js";
 import { buildBack } from "./back.js";
-import { buildFront, type FrontForm } from "./front.js";
+import { buildFront, type FrontForm, type FrontResult } from "./front.js";
 import { headLosses, targetInputs } from "./heads.js";
+import { inversesTogether } from "./inverses.js";
 import { correct, labelled } from "./loss.js";
 import { diagonalParams, diagonalSlot, evaluationOf, finish, layersOf, layerSlot, prune, type StepModel } from "./step-model.js";
 import { Knobs } from "./update.js";
@@ -43,6 +46,14 @@ function blendedPart(b: Builder, knobs: Knobs, layer: Layer, part: string, sum: 
 
 const blendedDiagonal = (b: Builder, knobs: Knobs, p: Value, sum: Value): Value => blended(b, knobs, b.input(diagonalSlot(p), p.type), sum);
 
+/** The running curvature after a batch's statistics, by slot. */
+export function runningCurvature(b: Builder, knobs: Knobs, front: FrontResult): Record<string, Value> {
+  const results: Record<string, Value> = {};
+  for (const [layer, parts] of front.stats) for (const [part, sum] of Object.entries(parts)) results[layerSlot(layer, part)] = blendedPart(b, knobs, layer, part, sum);
+  for (const [p, sum] of front.squares) results[diagonalSlot(p)] = blendedDiagonal(b, knobs, p, sum);
+  return results;
+}
+
 /** `front` or, accumulating, `gradients`. */
 export function frontGraph(m: StepModel, form: FrontForm): Graph {
   const b = Builder.from(m.graph);
@@ -57,14 +68,10 @@ export function frontGraph(m: StepModel, form: FrontForm): Graph {
     return b.emit("add", [b.emit("select", [keep, old, zero]), sum]);
   };
   for (const [slot, sum] of front.gradients) results[slot] = added(slot, sum);
-  for (const [layer, parts] of front.stats)
-    for (const [part, sum] of Object.entries(parts)) {
-      if (form.accumulate) results[`stat/${layer.name}/${part}`] = added(`stat/${layer.name}/${part}`, sum);
-      else results[layerSlot(layer, part)] = blendedPart(b, knobs, layer, part, sum);
-    }
-  for (const [p, sum] of front.squares) {
-    if (form.accumulate) results[`stat/${p.name}/D`] = added(`stat/${p.name}/D`, sum);
-    else results[diagonalSlot(p)] = blendedDiagonal(b, knobs, p, sum);
+  if (!form.accumulate) Object.assign(results, runningCurvature(b, knobs, front));
+  else {
+    for (const [layer, parts] of front.stats) for (const [part, sum] of Object.entries(parts)) results[`stat/${layer.name}/${part}`] = added(`stat/${layer.name}/${part}`, sum);
+    for (const [p, sum] of front.squares) results[`stat/${p.name}/D`] = added(`stat/${p.name}/D`, sum);
   }
   for (const { param, value } of m.updates ?? []) results[param.name] = value;
   return finish(b, results);
@@ -104,36 +111,32 @@ export const invertsOnDevice = (m: Pick<StepModel, "inverse">, layer: Pick<Layer
 export function refreshGraph(m: StepModel): Graph {
   const b = new Builder("refresh");
   const knobs = new Knobs(b);
-  const results: Record<string, Value> = {};
-  const clean: Value[] = [];
-  const pis: Value[] = [];
+  const made = layersOf(m).map((layer) => refreshed(b, knobs, m, layer));
+  const results = Object.assign({}, ...made.map((r) => r.results)) as Record<string, Value>;
+  return inversesTogether(finish(b, { ...results, clean: joined(b, made.map((r) => r.clean)), pi: joined(b, made.map((r) => r.pi)) }));
+}
+
+/** The same of one layer, where inverses are spread over steps; its `clean` has the layer's name. */
+export function layerRefreshGraph(m: StepModel, layer: Layer): Graph {
+  const b = new Builder("refresh");
+  const { results, clean } = refreshed(b, new Knobs(b), m, layer);
+  return inversesTogether(finish(b, { ...results, [layerClean(layer.name)]: clean }));
+}
+
+/** A layer's new inverses by slot, `clean` [1] and `pi` [groups]. */
+function refreshed(b: Builder, knobs: Knobs, m: StepModel, layer: Layer): { readonly results: Readonly<Record<string, Value>>; readonly clean: Value; readonly pi: Value } {
+  const slot = (part: string, shape: readonly number[]) => b.input(layerSlot(layer, part), { dtype: "f32", shape });
   const one = (count: number) => broadcast(b.emit, b.scalar(1), [count], []);
-  for (const layer of layersOf(m)) {
-    const slot = (part: string, shape: readonly number[]) => b.input(layerSlot(layer, part), { dtype: "f32", shape });
-    if (!invertsOnDevice(m, layer)) {
-      clean.push(one(1));
-      pis.push(one(layer.groups));
-      continue;
-    }
-    const lambda = b.emit("mul", [knobs.get("damping"), reshape(b.emit, slot("scale", [1]), [])]);
-    if (layer.form === "block") {
-      const made = pre.refreshedBlock(b, layer, slot("F", matrices.blockShape(layer)), slot("Finv", matrices.blockShape(layer)), lambda);
-      results[layerSlot(layer, "Finv")] = made.Finv;
-      clean.push(made.clean);
-      pis.push(one(layer.groups));
-      continue;
-    }
-    const state = (side: "A" | "G") => slot(side, matrices.factorShape(layer, side));
-    const old = (side: "A" | "G") => slot(`${side}inv`, pre.inverseShape(layer, side));
-    const made = pre.refreshed(b, layer, { A: state("A"), G: state("G") }, { A: old("A"), G: old("G") }, lambda);
-    results[layerSlot(layer, "Ainv")] = made.Ainv;
-    results[layerSlot(layer, "Ginv")] = made.Ginv;
-    clean.push(made.clean);
-    pis.push(made.pi);
+  if (!invertsOnDevice(m, layer)) return { results: {}, clean: one(1), pi: one(layer.groups) };
+  const lambda = b.emit("mul", [knobs.get("damping"), reshape(b.emit, slot("scale", [1]), [])]);
+  if (layer.form === "block") {
+    const made = pre.refreshedBlock(b, layer, slot("F", matrices.blockShape(layer)), slot("Finv", matrices.blockShape(layer)), lambda);
+    return { results: { [layerSlot(layer, "Finv")]: made.Finv }, clean: made.clean, pi: one(layer.groups) };
   }
-  results.clean = joined(b, clean);
-  results.pi = joined(b, pis);
-  return finish(b, results);
+  const state = (side: "A" | "G") => slot(side, matrices.factorShape(layer, side));
+  const old = (side: "A" | "G") => slot(`${side}inv`, pre.inverseShape(layer, side));
+  const made = pre.refreshed(b, layer, { A: state("A"), G: state("G") }, { A: old("A"), G: old("G") }, lambda);
+  return { results: { [layerSlot(layer, "Ainv")]: made.Ainv, [layerSlot(layer, "Ginv")]: made.Ginv }, clean: made.clean, pi: made.pi };
 }
 
 const joined = (b: Builder, list: readonly Value[]): Value => (list.length === 1 ? (list[0] as Value) : b.emit("concat", list, { axis: 0 }));

@@ -6,7 +6,7 @@
  */
 import { readFileSync } from "node:fs";
 import type { Buffer, Kernel } from "../../codegen/kernel.js";
-import { type InverseSpec, lowerInverse } from "../../codegen/kernels/inverse.js";
+import { type InverseBatch, lowerInverse } from "../../codegen/kernels/inverse.js";
 import { PORTABLE } from "../../codegen/limits.js";
 import { openDevice } from "../../runtime/adapter.node.js";
 import { MAP_READ, STAGE_COMPUTE, USAGE } from "../../runtime/device.js";
@@ -119,13 +119,12 @@ const yardstick = prepare(
 console.log(opened.name);
 for (const n of sizes.length > 0 ? sizes : [32, 64, 65, 128, 257, 512, 785, 1025]) {
   const buffer = (name: string, elements: number): Buffer => ({ name, dtype: "f32", elements });
-  const spec: InverseSpec = {
-    kind: "inverse", label: "bench", n, batch: 1,
-    matrix: buffer("matrix", n * n), damping: buffer("damping", 1), inverse: buffer("inverse", n * n), status: buffer("status", 1),
+  const spec: InverseBatch = {
+    n, batch: 1, matrix: buffer("matrix", n * n), damping: buffer("damping", 1), inverse: buffer("inverse", n * n), status: buffer("status", 1),
   };
   const matrix = spd(n, KAPPA, n);
   const memory = new Map([[spec.matrix, gpuBuffer(n * n, matrix)]]);
-  const { kernels } = lowerInverse(spec, PORTABLE);
+  const { kernels } = lowerInverse({ kind: "inverse", label: "bench", batches: [spec] }, PORTABLE);
   const dispatches = prepare(kernels, memory);
   const firstRuns: string[] = [];
   for (const [text, kernel] of new Map(kernels.map((k, i) => [k.wgsl, i]))) {

@@ -66,8 +66,8 @@ describe("fusion", () => {
       input %x: f32[4, 3]
       param %w: f32[3, 3] = file
       %h = contract(%x, %w) {spec = "ni,oi->no"}
-      %s = reduce_sum(%h) {axes = [1]}
-      %b = broadcast(%s) {shape = [4, 3], axes = [0]}
+      %s = reduce_sum(%h) {axes = [0]}
+      %b = broadcast(%s) {shape = [4, 3], axes = [1]}
       %d = sub(%h, %b)
       return out = %d
     `)).toEqual(["contract: %h", "reduce_sum: %s", "sub: %d"]);

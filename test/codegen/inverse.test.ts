@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import type { Buffer } from "../../codegen/kernel.js";
 import { blockedKernels } from "../../codegen/kernels/inverse-blocked.js";
-import { type InverseSpec, lowerInverse } from "../../codegen/kernels/inverse.js";
+import { type InverseBatch, type InverseSpec, lowerInverse } from "../../codegen/kernels/inverse.js";
 import { PORTABLE } from "../../codegen/limits.js";
 import { inverse64, relativeError, spd } from "../support/inverse-oracle.js";
 import { compileOnNull, runKernels, testDevice } from "../support/gpu.js";
@@ -12,16 +12,17 @@ const EPSILON = 2 ** -23;
 
 const buffer = (name: string, elements: number): Buffer => ({ name, dtype: "f32", elements });
 
-const specOf = (n: number, batch: number, label = "test"): InverseSpec => ({
-  kind: "inverse",
-  label,
+const batchOf = (n: number, batch: number, tag = ""): InverseBatch => ({
   n,
   batch,
-  matrix: buffer("matrix", batch * n * n),
-  damping: buffer("damping", batch),
-  inverse: buffer("inverse", batch * n * n),
-  status: buffer("status", batch),
+  matrix: buffer(`matrix${tag}`, batch * n * n),
+  damping: buffer(`damping${tag}`, batch),
+  inverse: buffer(`inverse${tag}`, batch * n * n),
+  status: buffer(`status${tag}`, batch),
 });
+
+const specOf = (n: number, batch: number, label = "test"): InverseSpec => ({ kind: "inverse", label, batches: [batchOf(n, batch)] });
+const only = (spec: InverseSpec): InverseBatch => spec.batches[0] as InverseBatch;
 
 /** One matrix and what is expected of it. */
 interface Case {
@@ -34,15 +35,16 @@ describe("on an adapter", () => {
 
   const invert = async (n: number, cases: readonly Case[], lower = (spec: InverseSpec) => lowerInverse(spec, PORTABLE)) => {
     const spec = specOf(n, cases.length);
+    const batch = only(spec);
     const matrix = new Float32Array(cases.flatMap((c) => [...c.matrix]));
     const results = await runKernels(
       device(),
       lower(spec).kernels,
-      new Map([[spec.matrix, matrix], [spec.damping, Float32Array.from(cases, (c) => c.damping)]]),
+      new Map([[batch.matrix, matrix], [batch.damping, Float32Array.from(cases, (c) => c.damping)]]),
     );
-    expect(results.get(spec.matrix), "the matrix is only read").toEqual(matrix);
-    const inverse = results.get(spec.inverse) as Float32Array;
-    return { status: [...(results.get(spec.status) as Float32Array)], inverses: cases.map((_, b) => inverse.slice(b * n * n, (b + 1) * n * n)) };
+    expect(results.get(batch.matrix), "the matrix is only read").toEqual(matrix);
+    const inverse = results.get(batch.inverse) as Float32Array;
+    return { status: [...(results.get(batch.status) as Float32Array)], inverses: cases.map((_, b) => inverse.slice(b * n * n, (b + 1) * n * n)) };
   };
 
   /**
@@ -120,10 +122,32 @@ describe("on an adapter", () => {
     });
   }
 
+  it("inverts matrices of many sizes in one sequence to the same bits as each size alone, and flags the right ones", async () => {
+    const sizes = [[97, 1], [30, 2], [200, 2], [65, 3], [144, 1], [97, 2]] as const;
+    const batches = sizes.map(([n, batch], k) => batchOf(n, batch, `${k}`));
+    const cases = sizes.map(([n, batch], k) => Array.from({ length: batch }, (_, b): Case => ({ matrix: spd(n, 1000, 10 * k + b), damping: 0.01 * (b + 1) })));
+    const bad = (cases[3] as Case[])[1] as Case;
+    bad.matrix[0] = -1;
+    const values = new Map<Buffer, Float32Array>(batches.flatMap((b, k): [Buffer, Float32Array][] => [
+      [b.matrix, new Float32Array((cases[k] as Case[]).flatMap((c) => [...c.matrix]))],
+      [b.damping, Float32Array.from(cases[k] as Case[], (c) => c.damping)],
+    ]));
+    const results = await runKernels(device(), lowerInverse({ kind: "inverse", label: "test", batches }, PORTABLE).kernels, values);
+    for (const [k, { n, batch, inverse, status }] of batches.entries()) {
+      const alone = await invert(n, cases[k] as Case[]);
+      expect([...(results.get(status) as Float32Array)], `status of batch ${k}`).toEqual(cases[k]?.map((c) => (c === bad ? 0 : 1)));
+      expect(alone.status).toEqual([...(results.get(status) as Float32Array)]);
+      for (let b = 0; b < batch; b++) {
+        if (cases[k]?.[b] === bad) continue;
+        expect((results.get(inverse) as Float32Array).slice(b * n * n, (b + 1) * n * n), `matrix ${b} of batch ${k}`).toEqual(alone.inverses[b]);
+      }
+    }
+  });
+
   it("does not need a full block: the blocked kernels invert small matrices too", async () => {
     for (const n of [1, 5, 8, 31, 33]) {
       const cases = [1, 2].map((seed) => ({ matrix: spd(n, 100, seed), damping: 0.1 }));
-      const { status, inverses } = await invert(n, cases, blockedKernels);
+      const { status, inverses } = await invert(n, cases, (spec) => blockedKernels("test", spec.batches));
       expect(status).toEqual([1, 1]);
       for (const [i, got] of inverses.entries()) expectInverse(got, n, cases[i] as Case, 100, `n ${n}, seed ${i + 1}`);
     }
@@ -151,24 +175,28 @@ describe("as text", () => {
     }
   });
 
-  it("depends on n alone, and uses one pipeline for all blocks", () => {
-    for (const n of [20, 300]) {
-      const texts = (spec: InverseSpec) => lowerInverse(spec, PORTABLE).kernels.map((k) => k.wgsl);
-      expect(texts(specOf(n, 3, "a"))).toEqual(texts(specOf(n, 8, "b")));
-      const shared = new Set([...texts(specOf(300, 1)), ...texts(specOf(70, 1))]);
-      expect(shared.size, "panel, update and finish serve all sizes, load is per size").toBe(5);
-    }
+  it("depends on n alone where matrices are small, and beyond on nothing but the table of where they are", () => {
+    const texts = (spec: InverseSpec) => lowerInverse(spec, PORTABLE).kernels.map((k) => k.wgsl);
+    expect(texts(specOf(20, 3, "a"))).toEqual(texts(specOf(20, 8, "b")));
+    const shared = new Set([...texts(specOf(300, 1)), ...texts(specOf(70, 2)), ...texts(specOf(785, 1))]);
+    expect(shared.size, "load, panel, update and finish serve all sizes; a table each").toBe(4 + 3);
   });
 
-  it("takes 64 rows in one dispatch, more in two per 32 columns, and as many small matrices as there are", () => {
-    const dispatches = (n: number) => lowerInverse(specOf(n, 2), PORTABLE).kernels.length;
-    expect([1, 64, 65, 96, 97, 785].map(dispatches)).toEqual([1, 1, 8, 8, 10, 52]);
+  it("takes 64 rows in one dispatch, and more in two per 48 columns and three", () => {
+    const dispatches = (...sizes: readonly number[]) => lowerInverse({ kind: "inverse", label: "test", batches: sizes.map((n, k) => batchOf(n, 2, `${k}`)) }, PORTABLE).kernels.length;
+    expect([1, 64, 65, 96, 97, 785].map((n) => dispatches(n))).toEqual([1, 1, 7, 7, 9, 37]);
+    expect(dispatches(785, 257, 256, 10), "smaller ones cost a load and a finish more, the small ones one").toBe(37 + 2 * 2 + 1);
     expect(lowerInverse(specOf(2, 100_000), PORTABLE).kernels[0]?.workgroups).toEqual([65535, 2, 1]);
+  });
+
+  it("gives no workgroups to matrices whose blocks are done", () => {
+    const kernels = lowerInverse({ kind: "inverse", label: "test", batches: [batchOf(70, 3, "a"), batchOf(150, 1, "b")] }, PORTABLE).kernels;
+    expect(kernels.filter((k) => k.name === "inverse_update").map((k) => k.workgroups[2])).toEqual([4, 4, 1, 1]);
   });
 
   it("refuses what no buffer can hold and an inverse over its own matrix", () => {
     expect(() => lowerInverse(specOf(6000, 1), PORTABLE)).toThrow(/6000×6000 needs a buffer/);
     const spec = specOf(4, 1);
-    expect(() => lowerInverse({ ...spec, inverse: spec.matrix }, PORTABLE)).toThrow(/overwrite/);
+    expect(() => lowerInverse({ ...spec, batches: [{ ...only(spec), inverse: only(spec).matrix }] }, PORTABLE)).toThrow(/overwrite/);
   });
 });

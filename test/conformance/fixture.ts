@@ -1,4 +1,5 @@
 /** Reads a fixture folder: meta.json, tensors.json, tensors.bin. */
+import type { Target } from "../../codegen/kernel.js";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
@@ -38,6 +39,8 @@ export interface Trajectory {
 }
 
 export interface Fixture {
+  /** What its programs' kernels are shaped for, if not software: said by who runs it. */
+  readonly target?: Target;
   readonly name: string;
   readonly folder: string;
   /** Import, registration and forward only; its weights are generated. */

@@ -6,9 +6,12 @@ import { readFixture } from "./fixture.js";
 import { type Row, spellRow } from "./report.js";
 import { runFixture } from "./run.js";
 
-const [folder, ...named] = process.argv.slice(2).filter((a) => a !== "--trace");
+const words = process.argv.slice(2).filter((a) => a !== "--trace");
+const gpu = words.includes("--target");
+if (gpu && words.splice(words.indexOf("--target"), 2)[1] !== "gpu") throw new Error("--target gpu");
+const [folder, ...named] = words;
 if (!folder || !existsSync(folder)) {
-  console.error("usage: npm run conformance:kfac -- DIR [NAME…] [--trace]   (DIR holds one folder per fixture; --trace: stacks of errors)");
+  console.error("usage: npm run conformance:kfac -- DIR [NAME…] [--trace] [--target gpu]   (DIR holds one folder per fixture; --trace: stacks of errors; --target gpu: kernels shaped for GPUs, on whatever device)");
   process.exit(2);
 }
 const all = readdirSync(folder).filter((n) => existsSync(join(folder, n, "meta.json"))).sort();
@@ -22,7 +25,7 @@ try {
   for (const name of names) {
     let rows: Row[];
     try {
-      rows = await runFixture(opened.device, readFixture(join(folder, name)));
+      rows = await runFixture(opened.device, { ...readFixture(join(folder, name)), ...(gpu ? { target: "gpu" as const } : {}) });
     } catch (e) {
       const why = e instanceof Error ? e.message : String(e);
       const mustRun = named.length > 0 || required.fixtures.includes(name);

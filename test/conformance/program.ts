@@ -27,7 +27,7 @@ export interface Bench {
 /** The fixtures' conventions. Scales of normalisations are not among their layers. */
 const optionsOf = (fixture: Fixture, more: Partial<CompileOptions>): CompileOptions => ({
   optimizer: "kfac", sharing: { "*": "expand" }, register: ["dense", "conv", "convT", "embed"], batches: [fixture.batch],
-  fisher: { kind: "mc", samples: 1 }, weightDecayMode: "l2", loss: parseLoss(fixture.loss), ...more,
+  fisher: { kind: "mc", samples: 1 }, weightDecayMode: "l2", loss: parseLoss(fixture.loss), ...(fixture.target ? { target: fixture.target } : {}), ...more,
   host: { factorPeriod: 1, inversePeriod: 1, emaDebias: false },
 });
 

@@ -98,14 +98,14 @@ describe.each(Object.entries(MODELS))("%s", (_, { forward, params, skip }) => {
     const before = Object.fromEntries(params.map((p) => [p, run.get(p)]));
     const directions = params.map((p) => run.get(`grad/${p}`).map((g, k) => g / N / ((run.get(`kfac/${p}/D`)[k] as number) + Math.fround(0.01))));
     const free = run.run("back", {}, { count: N, lr: 0 });
-    expect(data(free.nu)[0]).toBe(1);
+    expect(data(free["stat/nu"])[0]).toBe(1);
     run.run("back", {}, { count: N });
     params.forEach((p, k) => {
       const moved = run.get(p).map((v, at) => ((before[p]?.[at] as number) - v) / Math.fround(0.1));
       expect(relative(moved, directions[k] as Float64Array), p).toBeLessThan(1e-9);
     });
     // Σ⟨P, ∇⟩ with and without these parameters, from ν = √(κ/(lr²·Σ))
-    const total = (of: Readonly<Record<string, NdArray>>): number => 1e-12 / (data(of.nu)[0] as number) ** 2;
+    const total = (of: Readonly<Record<string, NdArray>>): number => 1e-12 / (data(of["stat/nu"])[0] as number) ** 2;
     const tiny = { count: N, klClip: 1e-12, lr: 1 };
     const all = total(run.run("back", {}, tiny));
     const own = params.reduce((s, p, k) => s + run.get(`grad/${p}`).reduce((sum, g, at) => sum + (g / N) * ((directions[k] as Float64Array)[at] as number), 0), 0);

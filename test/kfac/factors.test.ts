@@ -233,7 +233,7 @@ describe("the step", () => {
       const total = grads(run, c, 6).reduce((sum, g, k) => sum + g.reduce((s, x, i) => s + x * (P[k]?.[i] as number), 0), 0);
       const nu = klClip === 0 ? 1 : Math.min(1, Math.sqrt(Math.fround(klClip) / (lr * lr * total)));
       const out = run.run("back");
-      expect((out.nu as NdArray).data[0]).toBeCloseTo(nu, 12);
+      expect((out["stat/nu"] as NdArray).data[0]).toBeCloseTo(nu, 12);
       const moved = run.get("fc1.weight").map((w, k) => ((before["fc1.weight"] as NdArray).data[k] as number) - w);
       const want = Float64Array.from({ length: 15 }, (_, k) => lr * nu * (P[1]?.[Math.floor(k / 5) * 6 + (k % 5)] as number));
       expect(relative(moved, want)).toBeLessThan(1e-11);

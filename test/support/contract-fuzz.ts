@@ -110,7 +110,7 @@ function withSums(spec: ContractSpec, dice: Dice): ContractSpec {
     const target = view(name, dice.shuffled(spec.output.filter((a) => movesAlong(of).has(a))), dice.pick([1, 4]));
     sums.push({ of, stores: [storeTo(target, dice.chance(0.5) ? ACC : op("sub", load(target), op("mul", { kind: "run", dtype: "f32", name: "lr" }, ACC)))] });
   }
-  if (dice.chance(0.2)) sums.push({ of: "none", stores: [storeTo(view("single", []), constant(3))] });
+  if (dice.chance(0.2)) sums.push({ of: "none", stores: [storeTo(view("single", spec.symmetric ? [] : dice.shuffled(spec.output).slice(0, dice.int(3))), constant(3))] });
   return sums.length === 0 ? spec : { ...spec, sums };
 }
 

@@ -84,7 +84,8 @@ export function interpret(spec: ContractSpec, before: Memory, run: Readonly<Reco
     store(spec.stores, at, best, first);
   });
   for (const sum of spec.sums ?? []) {
-    const moves = sum.of === "none" ? [] : [sum.of.address, ...sum.of.bounds.map((b) => b.expr), ...sum.of.quotients.map((q) => q.expr)];
+    const of = sum.of === "none" ? [] : [sum.of.address, ...sum.of.bounds.map((b) => b.expr), ...sum.of.quotients.map((q) => q.expr)];
+    const moves = [...of, ...sum.stores.map((s) => s.address)];
     each(spec.output.filter((a) => moves.some((m) => m.by.has(a))), (at) => store(sum.stores, at, sum.of === "none" ? 0 : summed(at, [sum.of])));
   }
   return after;

@@ -248,7 +248,7 @@ describe("the norm constraint", () => {
           }));
           const nu = klClip === 0 ? 1 : Math.min(1, Math.sqrt(klClip / (run.lr ** 2 * Math.abs(total))));
           expect(nu < 1).toBe(clips);
-          expect((await read(t, "nu"))[0]).toBeCloseTo(nu, 5);
+          expect((await read(t, "stat/nu"))[0]).toBeCloseTo(nu, 5);
           for (const { W, P, changed } of directions) {
             const want = W.map((w, at) => w - run.lr * (nu * (P[at] as number) + (mode === "decoupled" ? run.weightDecay * w : 0)));
             expect(relative(changed, want)).toBeLessThan(CLOSE);

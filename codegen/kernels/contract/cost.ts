@@ -1,9 +1,8 @@
 /** The cost of a schedule, counted from its tables before any text exists. */
-import { MAX_ACCUMULATORS, MAX_SOURCE, MAX_TERMS, MAX_TRIPS } from "../../limits.js";
-import type { Axis } from "../../kernel.js";
-import { countSide, type SideCount, widthOf } from "./place.js";
+import { maxAccumulators, MAX_SOURCE, MAX_TERMS, MAX_TRIPS } from "../../limits.js";
+import { NO_SIDE, SideCounter } from "./count.js";
 import type { Problem } from "./problem.js";
-import { type AxisLayout, layOutAxis, type Level, type LevelKind, levelSize, type Part, product, type Schedule, type Width } from "./schedule.js";
+import { Cut, levelsOf, type Part, product, type Schedule } from "./schedule.js";
 
 /** Per invocation unless said otherwise. */
 export interface Counts {
@@ -38,7 +37,10 @@ const COST = {
   /** Per dispatch, whole machine. */
   dispatch: 150_000,
   /** Fewer invocations than this leave parts of the machine idle. */
-  busy: 512,
+  busy: 256,
+  /** The same of a GPU, and what a dispatch is worth there, where all invocations together are some hundred times as fast: reasoned, not measured. */
+  busyGpu: 16_384,
+  dispatchGpu: 15_000_000,
   /** Per multiply-add in the text: half a millisecond of the driver's compiler, over some three hundred uses. */
   printed: 5000,
 };
@@ -49,105 +51,108 @@ export interface Costed {
   readonly counts: Counts;
 }
 
-const NO_SIDE: SideCount = { loads: 0, live: 1, sets: 1 };
-
 /** Counts schedules of one problem; what depends on few axes is counted once for all schedules that agree on those. */
 export class Counter {
-  readonly #layouts = new Map<string, { readonly id: number; readonly layout: AxisLayout }>();
-  readonly #sides = new Map<string, SideCount>();
-  readonly #widths = new Map<string, Width>();
-  readonly #relevant: readonly (readonly number[])[];
   readonly problem: Problem;
+  readonly #sides: readonly (SideCounter | undefined)[];
+  readonly #cuts: readonly Map<number, Cut>[];
+  readonly #paired: ReadonlySet<number>;
+  readonly #elements: number;
 
   constructor(problem: Problem) {
     this.problem = problem;
-    this.#relevant = [problem.left, problem.right].map((side) => {
-      const forms = side === undefined ? [] : [side.address, ...side.bounds.map((b) => b.form), ...side.quotients.map((q) => q.form)];
-      return problem.axes.flatMap((_, a) => (forms.some((form) => form.by[a] !== 0) ? [a] : []));
-    });
+    this.#sides = [problem.left, problem.right].map((side) => side && new SideCounter(side, problem.axes.length));
+    this.#cuts = problem.axes.map(() => new Map());
+    this.#paired = new Set(problem.pairs.flat());
+    this.#elements = product(problem.axes.slice(0, problem.outputs).map((axis) => axis.size));
   }
 
+  /** An axis with a tile, and for a reduction axis a number of parts. */
+  cut(a: number, tile: number, split: number): Cut {
+    const mine = this.#cuts[a] as Map<number, Cut>;
+    const key = tile * 2 ** 26 + split;
+    const known = mine.get(key);
+    if (known) return known;
+    const { problem } = this;
+    const size = problem.axes[a]?.size ?? 1;
+    const made = new Cut(mine.size, size, problem.names[a] ?? "", levelsOf(size, a < problem.outputs, tile, split), split);
+    mine.set(key, made);
+    return made;
+  }
+
+  /** A schedule from elsewhere. */
   count(schedule: Schedule): Counts {
-    const { axes, outputs, pairs, spec } = this.problem;
-    const sizes = (a: number, kind: LevelKind) => levelSize(schedule, axes[a] as Axis, kind);
-    const paired = new Set(pairs.flat());
-    const tiles = product(pairs.map(([i]) => sizes(i, "thread")));
-    const split = product(axes.map((_, a) => sizes(a, "split")));
-    const plain = split * product(axes.map((_, a) => (paired.has(a) ? 1 : sizes(a, "thread"))));
-    const trips = product(axes.map((_, a) => sizes(a, "loop")));
-    const main = this.#body(schedule, "main", tiles);
-    const tail = schedule.peel === undefined ? undefined : this.#body(schedule, "tail", tiles);
-    const lastTrips = schedule.peel === undefined ? 0 : trips / levelSize(schedule, schedule.peel, "loop");
-    const total = (key: "loads" | "terms" | "guards") => main[key] * (trips - lastTrips) + (tail?.[key] ?? 0) * lastTrips;
-    const elements = product(spec.output.map((axis) => axis.size));
+    const { axes, names } = this.problem;
+    const cuts = axes.map((axis, a) => new Cut(0, axis.size, names[a] ?? "", schedule.levels.get(axis) ?? []));
+    // the numbers of these cuts are not this counter's
+    return new Counter(this.problem).of(cuts, schedule.peel === undefined ? -1 : axes.indexOf(schedule.peel), schedule.twoPass);
+  }
+
+  /** `peel`: the axis whose last trip is printed apart, -1: none. */
+  of(cuts: readonly Cut[], peel: number, twoPass: boolean): Counts {
+    const { outputs, pairs } = this.problem;
+    let [plain, split, trips, accumulators] = [1, 1, 1, 1];
+    for (let a = 0; a < cuts.length; a++) {
+      const cut = cuts[a] as Cut;
+      split *= cut.parts;
+      trips *= cut.trips;
+      if (!this.#paired.has(a)) plain *= cut.threads;
+      if (a < outputs) accumulators *= cut.tile;
+    }
+    const tiles = pairs.reduce((n, [i]) => n * (cuts[i] as Cut).threads, 1);
+    const main = this.#body(cuts, peel, "main", tiles);
+    const tail = peel < 0 ? undefined : this.#body(cuts, peel, "tail", tiles);
+    const lastTrips = peel < 0 ? 0 : trips / (cuts[peel] as Cut).trips;
+    const total = (one: number, last: number | undefined): number => one * (trips - lastTrips) + (last ?? 0) * lastTrips;
     return {
-      threads: plain * (pairs.length > 0 ? (tiles * (tiles + 1)) / 2 : 1),
-      loads: total("loads"),
-      terms: total("terms"),
-      guards: total("guards"),
+      threads: split * plain * (pairs.length > 0 ? (tiles * (tiles + 1)) / 2 : 1),
+      loads: total(main.loads, tail?.loads),
+      terms: total(main.terms, tail?.terms),
+      guards: total(main.guards, tail?.guards),
       trips,
-      accumulators: product(axes.slice(0, outputs).map((_, a) => sizes(a, "register"))),
+      accumulators,
       printed: main.terms + (tail?.terms ?? 0),
-      partials: schedule.twoPass ? split * elements : 0,
-      stores: elements,
+      partials: twoPass ? split * this.#elements : 0,
+      stores: this.#elements,
     };
   }
 
-  #body(schedule: Schedule, part: Part, tiles: number): { loads: number; terms: number; guards: number } {
+  #body(cuts: readonly Cut[], peel: number, part: Part, tiles: number): { loads: number; terms: number; guards: number } {
     const { problem } = this;
-    const laid = problem.axes.map((axis, a) => this.#layout(a, schedule.levels.get(axis) ?? [], schedule.peel === axis ? part : "whole"));
-    const whole = schedule.peel === undefined ? laid : problem.axes.map((axis, a) => this.#layout(a, schedule.levels.get(axis) ?? [], "whole"));
-    const [left, right] = [problem.left, problem.right].map((side, k) => {
-      const relevant = this.#relevant[k] ?? [];
-      const width = side && memo(this.#widths, `${k}:${relevant.map((a) => whole[a]?.id).join()}`, () => widthOf(side, whole.map((l) => l.layout)));
-      return side && width && memo(this.#sides, `${k}${width}:${relevant.map((a) => laid[a]?.id).join()}`, () => countSide(side, laid.map((l) => l.layout), width));
-    });
-    const [l, r] = [left ?? NO_SIDE, right ?? NO_SIDE];
+    const l = this.#sides[0]?.count(cuts, peel, part) ?? NO_SIDE;
+    const r = this.#sides[1]?.count(cuts, peel, part) ?? NO_SIDE;
     let terms = l.live * r.live * (problem.pairs.length > 0 && tiles === 1 ? 0.5 : 1);
     let ends = 1;
-    for (const [a, { layout }] of laid.entries()) {
-      let inside = 0;
-      let certain = 0;
-      for (const reach of layout.reach) {
-        if (reach >= 0) inside++;
-        if (reach >= layout.span) certain++;
-      }
-      terms *= inside;
-      if (a >= problem.outputs && certain < inside) ends *= 2;
+    for (let a = 0; a < cuts.length; a++) {
+      const { live, certain } = (cuts[a] as Cut).layout(a === peel ? part : "whole");
+      terms *= live;
+      if (a >= problem.outputs && certain < live) ends *= 2;
     }
     const sets = l.sets * r.sets * ends;
     return { loads: l.loads + r.loads, terms, guards: sets > 1 ? sets : 0 };
   }
-
-  #layout(a: number, levels: readonly Level[], part: Part): { readonly id: number; readonly layout: AxisLayout } {
-    const key = `${a}${part}${levels.map((level) => level.size).join()}`;
-    return memo(this.#layouts, key, () => ({ id: this.#layouts.size, layout: layOutAxis(this.problem.axes[a]?.size ?? 1, this.problem.names[a] ?? "", levels, part) }));
-  }
 }
 
-function memo<T>(map: Map<string, T>, key: string, make: () => T): T {
-  const known = map.get(key);
-  if (known !== undefined) return known;
-  const made = make();
-  map.set(key, made);
-  return made;
-}
-
-/** Estimated time; Infinity where a limit is broken. `finish`: characters of the epilogue. */
+/** Counts and estimated time of a schedule. */
 export function costOf(counter: Counter, schedule: Schedule): Costed {
-  const { problem } = counter;
   const counts = counter.count(schedule);
+  return { schedule, cost: estimate(counter.problem, counts, schedule.twoPass), counts };
+}
+
+/** @returns Infinity where a limit is broken. */
+export function estimate(problem: Problem, counts: Counts, twoPass: boolean): number {
   const legal =
     counts.trips <= MAX_TRIPS &&
-    counts.accumulators <= MAX_ACCUMULATORS &&
+    counts.accumulators <= maxAccumulators(problem.limits) &&
     counts.printed <= MAX_TERMS &&
     counts.printed * 14 + counts.accumulators * 40 + 3000 <= MAX_SOURCE &&
     counts.partials * 4 <= problem.limits.bindingBytes &&
     counts.threads < 2 ** 31 &&
     counts.threads <= problem.limits.workgroupsPerDimension ** 2 * 8;
-  if (!legal) return { schedule, cost: Infinity, counts };
+  if (!legal) return Infinity;
   const each = COST.load * counts.loads + COST.term * counts.terms + COST.guard * counts.guards + COST.trip * counts.trips + COST.thread;
-  const busy = Math.min(1, counts.threads / COST.busy);
+  const gpu = problem.limits.target === "gpu";
+  const busy = Math.min(1, counts.threads / (gpu ? COST.busyGpu : COST.busy));
   const body = (counts.threads * each + COST.store * (counts.partials || counts.stores)) / busy;
-  return { schedule, cost: body + COST.partial * counts.partials + COST.dispatch * (schedule.twoPass ? 2 : 1) + COST.printed * counts.printed, counts };
+  return body + COST.partial * counts.partials + (gpu ? COST.dispatchGpu : COST.dispatch) * (twoPass ? 2 : 1) + COST.printed * counts.printed;
 }

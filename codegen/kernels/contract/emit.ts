@@ -148,7 +148,7 @@ function finishFunctions(p: Printing): string {
 }
 
 /** Every value before any store: a second store must not see what the first one wrote. */
-export function printEpilogue(body: Lines, { problem, vec4 }: Printing, stores: readonly Store[], point: Point, mirror: boolean): void {
+export function printEpilogue(body: Lines, { problem, vec4 }: Pick<Printing, "problem" | "vec4">, stores: readonly Store[], point: Point, mirror: boolean): void {
   for (const store of stores) emitExpr(body, store.value, point, vec4);
   for (const store of stores) {
     emitStore(body, store, point, vec4);
@@ -202,7 +202,7 @@ function mirrored(address: Affine, problem: Problem): Affine {
 
 function mainFunction(p: Printing, dispatch: Dispatch, width: Widths): string {
   const { problem, schedule, local } = p;
-  const accs = [...p.accs, ...p.sumAccs];
+  const accs = [...p.accs, ...p.sumAccs.filter((acc) => problem.sums[acc.sum ?? -1]?.side)];
   const lines: string[] = [];
   const [columns, rows] = dispatch.workgroups;
   lines.push(`  let thread = i32(id.x)${rows > 1 ? ` + i32(id.y) * ${columns * schedule.workgroup}` : ""};`);
@@ -296,8 +296,7 @@ function printSums(p: Printing): string[] {
     // a row of a symmetric product meets every column tile from the diagonal on: the diagonal one stores
     if (tiles > 1) first.push([...paired].every((a) => absent.includes(a)) ? "tile_j == 0" : "tile_i == tile_j");
     const kept = outputs.filter((a) => (problem.axes[a]?.size ?? 1) > 1 && !absent.includes(a));
-    const accs: readonly Accumulator[] = side === undefined ? [{ index: -1, pins: [], sum }] : sumAccs.filter((acc) => acc.sum === sum);
-    for (const acc of accs)
+    for (const acc of sumAccs.filter((acc) => acc.sum === sum))
       guarded.push([...first, ...withinAxes(p, acc, kept)], `finish_${sum + 1}(${[...(side ? [`${local}c${acc.index}`] : []), ...splits.values(), ...kept.map((a) => spellCoordinate(p, a, acc.pins[a] ?? 0))].join(", ")});`);
   }
   guarded.end();

@@ -4,12 +4,15 @@
  */
 import { CompileError } from "../../../ir/error.js";
 import { freeBuffers } from "../../bindings.js";
-import type { Affine, Axis, Buffer, ContractSpec, Kernel, Limits, Lowered, Store } from "../../kernel.js";
+import { canonicalize } from "../../canonical.js";
+import type { Affine, Axis, Buffer, ChosenSchedule, ContractSpec, Kernel, Limits, Lowered, Store } from "../../kernel.js";
 import { MAX_SOURCE } from "../../limits.js";
 import { emitKernel, laneAxis } from "./emit.js";
 import { epilogues, type Problem, problemOf } from "./problem.js";
 import { levelSize, type Schedule } from "./schedule.js";
-import { search } from "./search.js";
+import { Counter, costOf } from "./cost.js";
+import { type Remembered, scheduleOf, search } from "./search.js";
+import { lowerTiled, tilings } from "./tiled.js";
 
 export type { Level, Schedule } from "./schedule.js";
 
@@ -22,39 +25,78 @@ export function chooseSchedule(spec: ContractSpec, limits: Limits): { schedule: 
  * Kernels that compute `spec`: one, or a first pass over a split reduction and a second one with the stores.
  *
  * @throws CompileError "too-large" if the stores alone need more storage buffers than a kernel may bind.
+ * @param remembered searches of problems of equal shape, and this one when it returns
  */
-export function lowerContract(spec: ContractSpec, limits: Limits): Lowered {
-  return lowerProblem(problemOf(spec, limits), true);
+export function lowerContract(spec: ContractSpec, limits: Limits, remembered: Remembered = new Map()): Lowered {
+  const chosen = limits.schedules?.get(canonicalize(spec).key);
+  if (chosen?.family === "rows") return lowerRowsAs(spec, limits, chosen, remembered);
+  if (chosen?.family === "tiled" || limits.target === "gpu") {
+    const rest = (inner: ContractSpec, allowSplit: boolean) => lowerProblem(problemOf(inner, limits), allowSplit, remembered);
+    const tiled = lowerTiled(spec, limits, rest, chosen);
+    if (tiled) return tiled;
+    if (chosen) throw unfit(spec);
+  }
+  return lowerProblem(problemOf(spec, limits), true, remembered);
 }
 
-function lowerProblem(problem: Problem, allowSplit: boolean): Lowered {
-  for (const { schedule } of searchFor(problem, allowSplit).ranked) {
-    const lowered = lowerWith(problem, schedule);
+/** Register tiles as chosen. @throws CompileError "bad-data" where the choice is none for this contraction. */
+function lowerRowsAs(spec: ContractSpec, limits: Limits, { tile, split }: ChosenSchedule & { family: "rows" }, remembered: Remembered): Lowered {
+  const problem = problemOf(spec, limits);
+  const fits = [tile, split].every((list) => list.length === problem.axes.length);
+  const schedule = fits ? scheduleOf(problem, { tile, split }, bindsTooMany(problem)) : undefined;
+  if (schedule === undefined || costOf(new Counter(problem), schedule).cost === Infinity) throw unfit(spec);
+  return lowerWith(problem, schedule, remembered);
+}
+
+const unfit = (spec: ContractSpec): CompileError => new CompileError("bad-data", "a stored schedule does not fit its contraction", `contraction "${spec.label}"`, "measure again with kfacc compile --tune");
+
+function lowerProblem(problem: Problem, allowSplit: boolean, remembered: Remembered): Lowered {
+  for (const { schedule } of searchFor(problem, allowSplit, remembered).ranked) {
+    const lowered = lowerWith(problem, schedule, remembered);
     if (lowered.kernels.every((kernel) => kernel.wgsl.length <= MAX_SOURCE)) return lowered;
   }
   throw new CompileError("too-large", "the epilogue does not fit into one kernel", `contraction "${problem.spec.label}"`);
 }
 
-function searchFor(problem: Problem, allowSplit = true) {
+function searchFor(problem: Problem, allowSplit = true, remembered: Remembered = new Map()) {
   const { spec, limits } = problem;
-  const operands = new Set([spec.left, spec.right].flatMap((side) => (side === "one" ? [] : [side.buffer])));
-  const free = freeBuffers(epilogues(spec));
-  const count = (buffers: readonly Buffer[]) => new Set([...buffers, ...free.loads, ...free.stores]).size;
-  const tooMany = count([...operands]) > limits.storageBuffers;
-  if (tooMany && (!allowSplit || count([]) + 1 > limits.storageBuffers)) {
-    throw new CompileError("too-large", `needs ${count([])} storage buffers beside its operands; the device binds ${limits.storageBuffers}`, `contraction "${spec.label}"`);
+  const tooMany = bindsTooMany(problem);
+  const beside = boundBy(spec, false);
+  if (tooMany && (!allowSplit || beside + 1 > limits.storageBuffers)) {
+    throw new CompileError("too-large", `needs ${beside} storage buffers beside its operands; the device binds ${limits.storageBuffers}`, `contraction "${spec.label}"`);
   }
-  return search(problem, tooMany, allowSplit);
+  return search(problem, tooMany, allowSplit, remembered);
+}
+
+/** Storage buffers of one kernel that computes all of it, with or without the operands. */
+function boundBy(spec: ContractSpec, operands: boolean): number {
+  const free = freeBuffers(epilogues(spec));
+  const sides = operands ? [spec.left, spec.right].flatMap((side) => (side === "one" ? [] : [side.buffer])) : [];
+  return new Set([...sides, ...free.loads, ...free.stores]).size;
+}
+
+const bindsTooMany = ({ spec, limits }: Problem): boolean => boundBy(spec, true) > limits.storageBuffers;
+
+/** What a measurement may choose from: the best schedules of each family by cost model or rules, `most` of the target's own. */
+export function candidates(spec: ContractSpec, limits: Limits, most: number): readonly ChosenSchedule[] {
+  const problem = problemOf(spec, limits);
+  const gpu = limits.target === "gpu";
+  const rows = searchFor(problem).ranked.slice(0, gpu ? Math.ceil(most / 2) : most).map(({ schedule }): ChosenSchedule => ({
+    family: "rows",
+    tile: problem.axes.map((axis) => levelSize(schedule, axis, "register", "unroll")),
+    split: problem.axes.map((axis) => levelSize(schedule, axis, "split")),
+  }));
+  return [...rows, ...tilings(spec, limits, gpu ? most : 1).map((tiling): ChosenSchedule => ({ family: "tiled", ...tiling }))];
 }
 
 /** Lowers with a given schedule, for tests and measurements. */
-export function lowerWith(problem: Problem, schedule: Schedule): Lowered {
+export function lowerWith(problem: Problem, schedule: Schedule, remembered: Remembered = new Map()): Lowered {
   const { spec } = problem;
   if (!schedule.twoPass) return { kernels: [emitKernel(problem, schedule, { stores: spec.stores, sums: problem.sums.map((sum) => sum.stores), ...(spec.pool && { pool: spec.pool }) }, new Map())], scratch: [] };
   const { partials, store, sums, second, splits } = partialSums(problem, schedule);
   const summing = problem.sums.filter((sum) => sum.side !== undefined);
   const first = emitKernel({ ...problem, sums: summing, loaded: new Set(), stored: new Set([partials]) }, schedule, { stores: [store], sums: sums.map((s) => [s]) }, splits);
-  const rest = lowerProblem(problemOf(second, problem.limits), false);
+  const rest = lowerProblem(problemOf(second, problem.limits), false, remembered);
   return { kernels: [named(first, "parts"), ...rest.kernels.map((kernel) => named(kernel, "total"))], scratch: [partials, ...rest.scratch] };
 }
 

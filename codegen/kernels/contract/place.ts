@@ -1,5 +1,5 @@
 /** Passes 1, 2 and 4: digits become addresses, bounds become true, false or a run-time guard, elements become lanes of loads. */
-import { type Guard, Pool, type Sum } from "./pool.js";
+import type { Guard, Pool, Sum } from "./pool.js";
 import type { Form, Side } from "./problem.js";
 import { type AxisLayout, gcd, type Width } from "./schedule.js";
 
@@ -23,7 +23,7 @@ function dynamic(form: Form, layout: readonly AxisLayout[]): Sum {
 }
 
 /** The run-time part of an operand's address, with the divisions that the schedule already makes exact folded in. */
-function splitAddress(side: Side, layout: readonly AxisLayout[]) {
+export function splitAddress(side: Side, layout: readonly AxisLayout[]) {
   const coefficients = new Map(dynamic(side.address, layout));
   const known: Side["quotients"][number][] = [];
   const open: Side["quotients"][number][] = [];
@@ -69,7 +69,7 @@ function pinned(form: Form, relevant: readonly number[], layout: readonly AxisLa
   return outerSum(single, relevant, layout, (a, pin) => (form.by[a] ?? 0) * (layout[a]?.values[pin] ?? 0));
 }
 
-interface Placed {
+export interface Placed {
   readonly strides: readonly number[];
   /** Guard set without the divisions left open, -1 where the element is 0. */
   readonly guards: Int32Array;
@@ -80,7 +80,7 @@ interface Placed {
 }
 
 /** Address and bounds of `side` at every combination of pinned digits. */
-function place(side: Side, known: Side["quotients"], layout: readonly AxisLayout[], pool: Pool): Placed {
+export function place(side: Side, known: Side["quotients"], layout: readonly AxisLayout[], pool: Pool): Placed {
   const forms = [side.address, ...side.bounds.map((b) => b.form), ...side.quotients.map((q) => q.form)];
   const relevant = layout.flatMap((axis, a) => (axis.values.length > 1 && forms.some((f) => (f.by[a] ?? 0) !== 0) ? [a] : []));
   const { strides, size } = stridesOf(relevant, layout);
@@ -124,48 +124,6 @@ export function tabulate(side: Side, layout: readonly AxisLayout[], pool: Pool, 
     lanes[i] = address - at * width;
   }
   return { strides, guards, chunks, lanes };
-}
-
-/** What one operand contributes to one body. */
-export interface SideCount {
-  readonly loads: number;
-  /** Share of its pinned combinations that bounds and divisions leave. */
-  readonly live: number;
-  /** Different guard sets. */
-  readonly sets: number;
-}
-
-/** The figures of `tabulate`'s table without the table. A division left open counts as if no two loads were equal. */
-export function countSide(side: Side, layout: readonly AxisLayout[], width: Width): SideCount {
-  const { known, open } = splitAddress(side, layout);
-  const { guards, addresses, within } = place(side, known, layout, new Pool());
-  const sets = new Set<number>();
-  let low = Number.POSITIVE_INFINITY;
-  let high = Number.NEGATIVE_INFINITY;
-  let live = 0;
-  for (let i = 0; i < guards.length; i++) {
-    const set = guards[i] ?? -1;
-    if (set < 0) continue;
-    live++;
-    sets.add(set);
-    const at = Math.floor((addresses[i] ?? 0) / width);
-    addresses[i] = at;
-    if (at < low) low = at;
-    if (at > high) high = at;
-  }
-  if (open.length > 0) return { loads: live, live: live / within, sets: live };
-  let loads = 0;
-  const range = high - low + 1;
-  if (range < 1 << 14) {
-    const seen = new Uint8Array(Math.max(0, range));
-    for (let i = 0; i < guards.length; i++) {
-      const at = (addresses[i] ?? 0) - low;
-      if ((guards[i] ?? -1) < 0 || seen[at] === 1) continue;
-      seen[at] = 1;
-      loads++;
-    }
-  } else loads = new Set(addresses.filter((_, i) => (guards[i] ?? -1) >= 0)).size;
-  return { loads, live: within === 0 ? 0 : live / within, sets: Math.max(1, sets.size) };
 }
 
 /** -1 where a pin lies beyond its axis for every digit, else the empty set. */

@@ -22,7 +22,7 @@ export interface Side {
 export interface Extra {
   readonly side: Side | undefined;
   readonly stores: readonly Store[];
-  /** Output axes that do not matter to it: it is stored where they are 0. */
+  /** Output axes along which neither it nor its stores move: it is stored where they are 0. */
   readonly absent: readonly number[];
 }
 
@@ -81,7 +81,7 @@ export function problemOf(spec: ContractSpec, limits: Limits): Problem {
   }
   const sums = (spec.sums ?? []).map((sum): Extra => {
     const of = sum.of === "none" ? undefined : side(sum.of);
-    const forms = of ? [of.address, ...of.bounds.map((b) => b.form), ...of.quotients.map((q) => q.form)] : [];
+    const forms = [...(of ? [of.address, ...of.bounds.map((b) => b.form), ...of.quotients.map((q) => q.form)] : []), ...sum.stores.map((store) => form(store.address))];
     return { side: of, stores: sum.stores, absent: spec.output.flatMap((_, a) => (forms.some((f) => f.by[a] !== 0) ? [] : [a])) };
   });
   return {

@@ -45,6 +45,9 @@ export interface AxisLayout {
   readonly span: number;
   /** gcd of the digits' weights (0 without digits). */
   readonly step: number;
+  /** Pins that are not dead, and pins that are below the axis's size for every digit. */
+  readonly live: number;
+  readonly certain: number;
 }
 
 /** "main" runs every trip of the loops but the peeled one's last, "tail" only that one (its digit is a number), "whole" all. */
@@ -81,7 +84,54 @@ export function layOutAxis(axisSize: number, axisName: string, levels: readonly 
     const room = axisSize - 1 - value;
     return room < 0 ? -1 : step === 0 ? 0 : Math.min(span, Math.floor(room / step) * step);
   });
-  return { digits: digits.reverse(), values, reach, span, step };
+  const count = (least: number): number => reach.reduce((n, r) => (r >= least ? n + 1 : n), 0);
+  return { digits: digits.reverse(), values, reach, span, step, live: count(0), certain: count(span) };
+}
+
+/** An axis under one choice of levels, with its layouts. `id` is its number among the cuts of this axis that a counter knows. */
+export class Cut {
+  readonly id: number;
+  readonly levels: readonly Level[];
+  /** Parts that were asked for: those of equal length may be fewer. */
+  readonly split: number;
+  /** Sizes of the levels; `tile` is what one invocation holds: registers of an output axis, unrolled steps of a reduction axis. */
+  readonly threads: number;
+  readonly parts: number;
+  readonly trips: number;
+  readonly tile: number;
+  /** The last trip of its loop is not whole and could be printed apart. */
+  readonly ragged: boolean;
+  readonly #size: number;
+  readonly #name: string;
+  readonly #layouts: Partial<Record<Part, AxisLayout>> = {};
+
+  constructor(id: number, size: number, name: string, levels: readonly Level[], split = 1) {
+    const of = (kind: LevelKind) => levels.reduce((n, level) => (level.kind === kind ? n * level.size : n), 1);
+    this.id = id;
+    this.levels = levels;
+    this.split = split;
+    this.threads = of("thread");
+    this.parts = of("split");
+    this.trips = of("loop");
+    this.tile = of("register") * of("unroll");
+    this.ragged = this.trips > 1 && this.parts === 1 && this.trips * this.tile !== size;
+    this.#size = size;
+    this.#name = name;
+  }
+
+  layout(part: Part): AxisLayout {
+    const known = this.#layouts[part] ?? layOutAxis(this.#size, this.#name, this.levels, part);
+    this.#layouts[part] = known;
+    return known;
+  }
+}
+
+/** Levels of an output axis with `tile` accumulators, or of a reduction axis with `tile` unrolled steps, in about `split` parts. */
+export function levelsOf(size: number, output: boolean, tile: number, split: number): readonly Level[] {
+  const steps = Math.ceil(size / tile);
+  if (output) return [{ kind: "thread", size: steps }, { kind: "register", size: tile }];
+  const trips = Math.ceil(steps / split);
+  return [{ kind: "split", size: Math.ceil(steps / trips) }, { kind: "loop", size: trips }, { kind: "unroll", size: tile }];
 }
 
 export function gcd(a: number, b: number): number {

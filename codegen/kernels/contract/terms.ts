@@ -81,12 +81,11 @@ export function accumulators(problem: Problem, layout: readonly AxisLayout[], di
   return found;
 }
 
-/** The accumulators of the further sums: one per combination of the output pins that matter to each. */
+/** The accumulators of the further sums: one per combination of the output pins that matter to each (also where nothing is summed: then they only say where to store). */
 export function sumAccumulators(problem: Problem, layout: readonly AxisLayout[]): Accumulator[] {
   const found: Accumulator[] = [];
   let from = product(layout.slice(0, problem.outputs).map((axis) => axis.values.length));
-  for (const [sum, { side, absent }] of problem.sums.entries()) {
-    if (side === undefined) continue;
+  for (const [sum, { absent }] of problem.sums.entries()) {
     const sizes = layout.slice(0, problem.outputs).map((axis, a) => (absent.includes(a) ? 1 : axis.values.length));
     combinations(sizes, (pins, index) => {
       if (pins.some((pin, a) => (layout[a]?.reach[pin] ?? 0) < 0)) return;

@@ -4,7 +4,7 @@ import type { Buffer } from "../../kernel.js";
 import type { Form, Problem, Side } from "./problem.js";
 import { PADDING } from "./tiled-plan.js";
 import { type Face, type Roles, quadsAlong, unitRun } from "./tiled-roles.js";
-import { grouped, type Index, partOf, plus, type Scope, spell, type Value, ZERO } from "./tiled-text.js";
+import { grouped, type Index, partOf, plus, type Scope, spell, times, type Value, ZERO } from "./tiled-text.js";
 
 /**
  * `along`: which index of the tile neighbouring threads differ in when they load. `wide`: by vec4s along it. `packed`: a vec4 of the tile
@@ -66,19 +66,19 @@ export function printLoads(f: Frame, o: Operand, outer: Scope, inner: Scope): vo
   const [quad, step] = along === "line" ? [low, high] : [high, low];
   const line = outer.let(`${o.prefix}_line`, plusText(o.first, packed ? `${quad} * 4` : quad));
   const stepSize = along === "depth" && wide ? 4 : 1;
-  const deep = inner.let(`${o.prefix}_deep`, plusText(f.from, stepSize === 4 ? `${step} * 4` : step));
-  const idle = f.threads > fast * slow;
-  const body = idle ? inner.inner() : inner;
-  if (idle) inner.push(`if (${f.thread} < ${fast * slow}) {`);
   const apart = packed ? 1 : quads;
-  for (let unit = 0; unit < each; unit++) {
+  const idle = f.threads > fast * slow;
+  // steps of the reduction are visited in a loop, lines one by one: what depends on them is computed before the reduction begins
+  const loop = along === "line" && each > 1;
+  const unitName = loop ? inner.name(`${o.prefix}_part`) : "";
+  const body = idle || loop ? inner.inner() : inner;
+  const at = loop ? body.let(`${o.prefix}_step`, `${step} + ${times(unitName, across)}`) : step;
+  const deep = body.let(`${o.prefix}_deep`, plusText(f.from, stepSize === 4 ? `${at} * 4` : at));
+  for (let unit = 0; unit < (loop ? 1 : each); unit++) {
     const moved = unit * across;
-    const lineAt = (j: number): Index => ({ name: line, plus: j * apart + (along === "depth" ? moved * (packed ? 4 : 1) : 0) });
-    const deepAt: Index = { name: deep, plus: along === "line" ? moved : 0 };
-    const target = (extra: number) => `${o.tile}[${spell(plus(
-      { terms: [stepSize * stride === 1 ? step : `${step} * ${stepSize * stride}`, quad], at: 0 },
-      { terms: [], at: along === "line" ? moved * stride : moved + extra * stride },
-    ))}]`;
+    const lineAt = (j: number): Index => ({ name: line, plus: j * apart + moved * (packed ? 4 : 1) });
+    const deepAt: Index = { name: deep, plus: 0 };
+    const target = (extra: number) => `${o.tile}[${spell({ terms: [times(at, stepSize * stride), quad], at: moved + extra * stride })}]`;
     if (along === "line" && wide) body.push(`${target(0)} = ${load(f, o, lineAt(0), deepAt, true, outer, body)};`);
     else if (along === "line" || !wide) body.push(`${target(0)} = vec4f(${[0, 1, 2, 3].map((j) => load(f, o, lineAt(j), deepAt, false, outer, body)).join(", ")});`);
     else {
@@ -86,11 +86,10 @@ export function printLoads(f: Frame, o: Operand, outer: Scope, inner: Scope): vo
       for (const [i, lane] of ["x", "y", "z", "w"].entries()) body.push(`${target(i)} = vec4f(${rows.map((row) => `${row}.${lane}`).join(", ")});`);
     }
   }
-  if (idle) {
-    inner.push(...[]);
-    inner.lines.push(...body.lines);
-    inner.push("}");
-  }
+  if (body === inner) return;
+  inner.push(idle ? `if (${f.thread} < ${fast * slow}) {` : `for (var ${unitName} = 0; ${unitName} < ${each}; ${unitName}++) {`);
+  inner.lines.push(...body.lines);
+  inner.push("}");
 }
 
 const plusText = (a: string, b: string): string => (a === "0" ? b : b === "0" ? a : `${a} + ${b}`);
@@ -109,15 +108,15 @@ function load(f: Frame, o: Operand, line: Index, deep: Index, wide: boolean, out
   if (roles.deep % f.tileDepth !== 0) conditions.push(`${spell({ terms: [deep.name], at: deep.plus })} < ${roles.deep}`);
   for (const [i, bound] of side.bounds.entries()) {
     const { min, max } = range(bound.form, problem);
-    const value = form(bound.form, `bound${i}`);
     if (min >= bound.low && max < bound.high) continue;
+    const value = form(bound.form, `bound${i}`);
     if (min >= bound.low) conditions.push(`${grouped(value)} < ${bound.high}`);
     else if (max < bound.high) conditions.push(`${grouped(value)} >= ${bound.low}`);
     else conditions.push(`u32(${spell(plus(value, { terms: [], at: -bound.low }))}) < ${bound.high - bound.low}u`);
   }
   let address = form(side.address, "at");
   for (const [i, q] of side.quotients.entries()) {
-    const name = body.let(`${prefix}_part${i}`, spell(form(q.form, `part${i}`)));
+    const name = body.let(`${prefix}_dividend${i}`, spell(form(q.form, `dividend${i}`)));
     conditions.push(`${name} % ${q.divisor} == 0`);
     address = plus(address, { terms: [`${name} / ${q.divisor}${q.stride === 1 ? "" : ` * ${q.stride}`}`], at: 0 });
   }

@@ -1,4 +1,5 @@
 /** Which tile a contraction gets on a GPU: rules by shape and limits, no search. */
+import { MAX_TRIPS } from "../../limits.js";
 import type { Problem } from "./problem.js";
 import type { Roles } from "./tiled-roles.js";
 
@@ -20,11 +21,11 @@ export const PADDING = 1;
 
 const tile = (rows: number, columns: number, perRow: number, perColumn: number): Omit<Tiling, "parts"> => ({ rows, columns, depth: 16, perRow, perColumn });
 
-/** Best reuse first. 64 accumulators at most: more leave a GPU too few threads to hide its memory's latency. */
+/** Best reuse first. 64 accumulators at most: more leave a GPU too few threads to hide its memory's latency. 32 threads at least: they run in step. */
 export const TILES: readonly Omit<Tiling, "parts">[] = [
   tile(128, 64, 8, 8), tile(64, 128, 8, 8), tile(64, 64, 8, 8),
   tile(128, 32, 8, 4), tile(32, 128, 4, 8), tile(64, 32, 8, 4), tile(32, 64, 4, 8), tile(32, 32, 4, 4),
-  tile(128, 16, 8, 4), tile(16, 128, 4, 8), tile(64, 16, 4, 4), tile(16, 64, 4, 4), tile(16, 16, 4, 4),
+  tile(128, 16, 8, 4), tile(16, 128, 4, 8), tile(64, 16, 4, 4), tile(16, 64, 4, 4), tile(32, 16, 4, 4), tile(16, 32, 4, 4),
 ];
 
 /** Workgroups that keep a middling GPU busy. */
@@ -32,9 +33,10 @@ const ENOUGH = 128;
 /** Share of a tile that must be results. */
 const FILLED = 0.7;
 /** Reduction steps a part should have at least: its partial sums cost memory traffic. */
-const PART = 256;
-/** Fewer results, or fewer rows or columns, share too little for a tile: the other family computes them. */
-const LEAST_RESULTS = 1024;
+const PART = 128;
+/** Fewer multiplications cost less than a dispatch: the other family's kernels are smaller, and several share one. */
+const LEAST_WORK = 2 ** 20;
+/** Fewer rows or columns share too little for a tile. */
 const LEAST_SIDE = 8;
 
 export const threadsOf = ({ rows, columns, perRow, perColumn }: Omit<Tiling, "parts">): number => (rows / perRow) * (columns / perColumn);
@@ -56,22 +58,34 @@ export function isLegal(problem: Problem, roles: Roles, t: Tiling): boolean {
     t.perRow * t.perColumn <= 64 && t.perRow <= t.rows && t.perColumn <= t.columns &&
     threadsOf(t) >= Math.max(t.rows / 4, t.columns / 4, t.depth) && threadsOf(t) <= limits.invocations &&
     bytesOf(t) <= limits.workgroupBytes && (problem.pairs.length === 0 || t.rows === t.columns) &&
-    Math.ceil(steps / t.parts) * (t.depth + 1) <= MAX_LOOP &&
+    Math.ceil(steps / t.parts) * loopsOf(t) <= MAX_TRIPS &&
     tilesOf(problem, roles, t) * t.parts < limits.workgroupsPerDimension ** 2
   );
 }
 
-/** Trips of an invocation's two loops. */
-const MAX_LOOP = 50_000;
+/** Most trips of an invocation's loops in one step: its own, those that load the two tiles, and those over the tile. */
+const loopsOf = (t: Omit<Tiling, "parts">): number => 1 + t.depth + (t.depth * (t.rows + t.columns)) / 4 / threadsOf(t);
+
+/** Whether tiles gain anything over registers. */
+export const isWorthTiling = ({ rows, columns, batches, deep }: Roles): boolean =>
+  rows.size * columns.size * batches * deep >= LEAST_WORK && Math.min(rows.size, columns.size) >= LEAST_SIDE;
 
 /** The first tile that is well filled and gives the GPU enough to do, its reduction split if need be; else the last legal one. */
 export function planTiling(problem: Problem, roles: Roles): Tiling | undefined {
-  const { rows, columns, batches, deep } = roles;
-  if (rows.size * columns.size * batches < LEAST_RESULTS || Math.min(rows.size, columns.size) < LEAST_SIDE) return undefined;
+  const { rows, columns } = roles;
   const legal = TILES.map((t) => ({ ...t, parts: partsFor(problem, roles, t) })).filter((t) => isLegal(problem, roles, t));
   const filled = (t: Tiling) => fill(rows.size, t.rows) * fill(columns.size, t.columns);
   const enough = (t: Tiling) => tilesOf(problem, roles, t) * t.parts >= ENOUGH;
   return legal.find((t) => filled(t) >= FILLED && enough(t)) ?? legal.findLast((t) => filled(t) >= FILLED) ?? legal.at(-1);
+}
+
+/** Other tilings that might do as well: this tile with half and twice the parts, and other well-filled tiles, best reuse first. */
+export function alternatives(problem: Problem, roles: Roles, first: Tiling): Tiling[] {
+  const steps = Math.ceil(roles.deep / first.depth);
+  const filled = (t: Tiling) => fill(roles.rows.size, t.rows) * fill(roles.columns.size, t.columns) >= FILLED / 2;
+  const resplit = [first.parts * 2, Math.ceil(first.parts / 2), 1].map((parts) => ({ ...first, parts: evenly(steps, parts) }));
+  const retiled = TILES.map((t) => ({ ...t, parts: partsFor(problem, roles, t) })).filter(filled);
+  return [...resplit, ...retiled].filter((t) => isLegal(problem, roles, t));
 }
 
 const fill = (size: number, tileSize: number): number => size / (Math.ceil(size / tileSize) * tileSize);
@@ -80,7 +94,7 @@ const fill = (size: number, tileSize: number): number => size / (Math.ceil(size 
 export function partsFor(problem: Problem, roles: Roles, t: Omit<Tiling, "parts">): number {
   const steps = Math.ceil(roles.deep / t.depth);
   const wanted = Math.min(Math.ceil(ENOUGH / tilesOf(problem, roles, t)), Math.max(1, Math.floor(roles.deep / PART)));
-  const forced = Math.ceil((steps * (t.depth + 1)) / MAX_LOOP);
+  const forced = Math.ceil((steps * loopsOf(t)) / MAX_TRIPS);
   return evenly(steps, Math.max(wanted, forced));
 }
 

@@ -27,7 +27,7 @@ export class Scope {
   /** `name`, or `name2` where that is taken, … */
   name(name: string): string {
     let unique = name;
-    for (let n = 2; this.#taken.has(unique); n++) unique = `${name}${n}`;
+    for (let n = 2; this.#taken.has(unique); n++) unique = `${name}${/\d$/.test(name) ? "_" : ""}${n}`;
     this.#taken.add(unique);
     return unique;
   }
@@ -61,10 +61,13 @@ export function spell({ terms, at }: Value): string {
 /** Like `spell`, to be a factor or an operand of a comparison. */
 export const grouped = (value: Value): string => (value.terms.length + Number(value.at !== 0) > 1 ? `(${spell(value)})` : spell(value));
 
-const times = (text: string, coefficient: number): string => (coefficient === 1 ? text : `${text} * ${coefficient < 0 ? `(${coefficient})` : coefficient}`);
+export const times = (text: string, coefficient: number): string => (coefficient === 1 ? text : `${text} * ${coefficient < 0 ? `(${coefficient})` : coefficient}`);
+
+const isNumber = (text: string): boolean => /^\d+$/.test(text);
 
 /** One digit of a flattened index; `size` 0: no remainder. */
 const digit = (index: string, weight: number, size: number): string => {
+  if (isNumber(index)) return `${Math.floor(Number(index) / weight) % (size || Infinity)}`;
   const shifted = weight === 1 ? index : `${index} / ${weight}`;
   return size === 0 ? shifted : `${weight === 1 ? index : `(${shifted})`} % ${size}`;
 };
@@ -82,7 +85,7 @@ export function partOf(form: Form, axes: readonly number[], index: Index, proble
   if (only === undefined) return ZERO;
   if (runs.length === 1 && only.size === 0 && only.weight === 1)
     return { terms: [scope.let(what, times(index.name, only.coefficient))], at: only.coefficient * index.plus };
-  const at = index.plus === 0 ? index.name : scope.let(`${index.name}_${index.plus}`, `${index.name} + ${index.plus}`);
+  const at = index.plus === 0 ? index.name : isNumber(index.name) ? `${Number(index.name) + index.plus}` : scope.let(`${index.name}_${index.plus}`, `${index.name} + ${index.plus}`);
   const terms = runs.map((run) => {
     const name = scope.let(`${what}_${digitName(axes, run.weight, problem)}`, digit(at, run.weight, run.size));
     return times(/^\w+$/.test(name) ? name : `(${name})`, run.coefficient);
