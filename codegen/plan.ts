@@ -14,6 +14,7 @@ import { lowerReduce } from "./kernels/reduce.js";
 import { lowerRows } from "./kernels/rows.js";
 import { lowerScatter } from "./kernels/scatter.js";
 import { lowerGraph, type LoweredGraph, type Spec } from "./lower.js";
+import { type Life, shareSlots } from "./slots.js";
 import { dispatchWork } from "./plan-work.js";
 import type { KernelWork } from "./work.js";
 
@@ -41,7 +42,7 @@ export interface Planned {
 export function planProgram(entries: readonly EntryGraph[], state: ReadonlySet<string>, limits: Limits): Planned {
   const planner = new Planner(state, limits);
   const lowered = new Map<string, LoweredGraph>();
-  const made: Record<string, PlanEntry> = {};
+  const pending: { readonly name: string; readonly entry: Unplaced }[] = [];
   for (const entry of entries) {
     const inputs = new Map([...entry.graph.params, ...entry.graph.inputs].map(({ value }) => [value.name, value] as const));
     const inPlace = new Map<Value, Value>();
@@ -51,8 +52,10 @@ export function planProgram(entries: readonly EntryGraph[], state: ReadonlySet<s
     }
     const low = lowerGraph(entry.graph, limits, inPlace);
     lowered.set(entry.name, low);
-    made[entry.name] = planner.entry(low, entry.suffix ?? "", entry.apart);
+    pending.push({ name: entry.name, entry: planner.entry(low, entry.suffix ?? "", entry.apart) });
   }
+  planner.place(pending.map((p) => p.entry));
+  const made = Object.fromEntries(pending.map((p) => [p.name, planner.finished(p.entry)]));
   const plan: Plan = { kernels: planner.kernels, buffers: planner.buffers, entries: made };
   const planned = planner.buffers.reduce((n, b) => n + b.bytes, 0);
   return { plan, sources: planner.sources, lowered, memory: { planned, everyTensor: planner.everyTensor } };
@@ -66,7 +69,37 @@ interface Piece {
   readonly work: KernelWork;
 }
 
+/** One dispatch of an entry. */
+interface Unit {
+  readonly kernel: number;
+  readonly workgroups: readonly [number, number, number];
+  readonly bindings: readonly (Buffer | undefined)[];
+  readonly work: KernelWork;
+}
+
+/** An entry whose short-lived buffers have no slots yet. */
+interface Unplaced {
+  readonly low: LoweredGraph;
+  readonly apart: string;
+  readonly units: readonly Unit[];
+  /** Buffers with names of their own, in the end also those in slots. */
+  readonly place: Map<Buffer, number>;
+  readonly inputs: Readonly<Record<string, number>>;
+  readonly outputs: Readonly<Record<string, number>>;
+  /** Results copied at the end. */
+  readonly copies: readonly { readonly from: Buffer; readonly to: number; readonly value: string }[];
+}
+
 const bytesOf = (elements: number): number => Math.max(16, Math.ceil(elements / 4) * 16);
+
+/** First and last dispatch of every buffer without a name of its own; what is copied at the end lives until then. */
+function lifetimes({ units, place, copies }: Unplaced): Map<Buffer, readonly [number, number]> {
+  const found = new Map<Buffer, readonly [number, number]>();
+  const use = (b: Buffer, at: number): void => { if (!place.has(b)) found.set(b, [found.get(b)?.[0] ?? at, at]); };
+  units.forEach((unit, k) => { for (const b of unit.bindings) if (b) use(b, k); });
+  for (const { from } of copies) use(from, units.length);
+  return found;
+}
 
 class Planner {
   readonly kernels: PlanKernel[] = [];
@@ -76,8 +109,6 @@ class Planner {
   readonly #state: ReadonlySet<string>;
   readonly #limits: Limits;
   readonly #named = new Map<string, number>();
-  /** By what their names begin with. */
-  readonly #slots = new Map<string, number[]>();
   readonly #kernelIds = new Map<string, number>();
   readonly #lowerings = new Map<string, Lowered>();
   readonly #searches: Remembered = new Map();
@@ -89,7 +120,7 @@ class Planner {
     this.#limits = limits;
   }
 
-  entry(low: LoweredGraph, suffix: string, apart = ""): PlanEntry {
+  entry(low: LoweredGraph, suffix: string, apart = ""): Unplaced {
     const place = new Map<Buffer, number>();
     const inputs: Record<string, number> = {};
     for (const { value } of [...low.graph.params, ...low.graph.inputs]) {
@@ -113,29 +144,35 @@ class Planner {
       if (taken || (place.has(buffer) && place.get(buffer) !== to)) extra.push({ from: r.value, to, name: r.name });
       else place.set(buffer, to);
     }
-    const steps = this.#steps(low, place, apart);
-    const copy = (from: Buffer, to: number, value: string): PlanCopy => ({ from: place.get(from) as number, to, bytes: bytesOf(from.elements), value });
+    const units = low.work.flatMap((w) => w.specs.flatMap((spec) => this.#lower(spec))).map(({ kernel, buffers, work }) => ({ kernel: this.#kernel(kernel), workgroups: kernel.workgroups, bindings: buffers, work }));
     const copies = [
-      ...low.copies.map((c) => copy(low.buffers.get(c.from) as Buffer, this.#named.get(c.to.name) as number, c.from.name)),
-      ...extra.map((e) => copy(low.buffers.get(e.from) as Buffer, e.to, e.from.name)),
+      ...low.copies.map((c) => ({ from: low.buffers.get(c.from) as Buffer, to: this.#named.get(c.to.name) as number, value: c.from.name })),
+      ...extra.map((e) => ({ from: low.buffers.get(e.from) as Buffer, to: e.to, value: e.from.name })),
     ];
-    // whoever reads a buffer goes before the copy that overwrites it
-    while (copies.length > 0) {
-      const free = copies.findIndex((c) => !copies.some((other) => other !== c && other.from === c.to));
-      steps.push(...copies.splice(Math.max(0, free), 1));
-    }
-    return { steps, inputs, outputs };
+    return { low, apart, units, place, inputs, outputs, copies };
   }
 
-  /** Dispatches in order; buffers not placed yet get slots for as long as they live. */
-  #steps(low: LoweredGraph, place: Map<Buffer, number>, apart: string): PlanStep[] {
-    const units = low.work.flatMap((w) => w.specs.flatMap((spec) => this.#lower(spec))).map(({ kernel, buffers, work }) => ({ kernel: this.#kernel(kernel), workgroups: kernel.workgroups, bindings: buffers, buffers: buffers.filter((b): b is Buffer => b !== undefined), work }));
-    const lastUse = new Map<Buffer, number>();
-    units.forEach((u, k) => { for (const b of u.buffers) lastUse.set(b, k); });
-    for (const c of low.copies) lastUse.set(low.buffers.get(c.from) as Buffer, units.length);
-    const slots = this.#slots.get(apart) ?? [];
-    this.#slots.set(apart, slots);
-    const free = new Set(slots);
+  /** Gives every buffer that lives only inside its entry a slot. */
+  place(entries: readonly Unplaced[]): void {
+    const lives = new Map<string, Life<{ readonly entry: Unplaced; readonly buffer: Buffer }>[]>();
+    entries.forEach((entry, number) => {
+      const list = lives.get(entry.apart) ?? [];
+      lives.set(entry.apart, list);
+      for (const [buffer, [first, last]] of lifetimes(entry)) {
+        const bytes = bytesOf(buffer.elements);
+        this.everyTensor += bytes;
+        list.push({ bytes, entry: number, first, last, what: { entry, buffer } });
+      }
+    });
+    for (const [apart, list] of lives)
+      shareSlots(list).forEach((slot, k) => {
+        this.buffers.push({ name: `${apart}slot${k}`, kind: "slot", bytes: slot.bytes, dtype: "f32" });
+        for (const { entry, buffer } of slot.holds) entry.place.set(buffer, this.buffers.length - 1);
+      });
+  }
+
+  /** Dispatches in order, then copies. */
+  finished({ low, units, place, inputs, outputs, copies }: Unplaced): PlanEntry {
     const steps: PlanStep[] = [];
     // an update in place shares its input's buffer: until it is written, the buffer holds the input
     const valueOf = new Map([...low.buffers].map(([v, b]) => [b, v.name] as const));
@@ -143,54 +180,22 @@ class Planner {
       const b = low.buffers.get(value);
       return b ? [[b, value.name] as const] : [];
     }));
-    units.forEach((unit, k) => {
-      const mine = new Set(unit.buffers);
-      for (const b of mine) {
-        if (place.has(b)) continue;
-        const slot = this.#takeSlot(b, free, slots, apart);
-        place.set(b, slot);
-        this.everyTensor += bytesOf(b.elements);
-      }
+    for (const unit of units) {
+      const uses = this.kernels[unit.kernel]?.bindings ?? [];
       steps.push({
         kernel: unit.kernel, workgroups: unit.workgroups, work: unit.work,
         buffers: unit.bindings.map((b) => (b === undefined ? -1 : (place.get(b) as number))),
-        values: unit.bindings.map((b, at) => {
-          if (b === undefined) return "run";
-          const reads = this.kernels[unit.kernel]?.bindings[at] === "read";
-          return (reads ? holds.get(b) : undefined) ?? valueOf.get(b) ?? `scratch ${b.name}`;
-        }),
+        values: unit.bindings.map((b, at) => (b === undefined ? "run" : ((uses[at] === "read" ? holds.get(b) : undefined) ?? valueOf.get(b) ?? `scratch ${b.name}`))),
       });
-      unit.bindings.forEach((b, at) => { if (b && this.kernels[unit.kernel]?.bindings[at] === "read_write") holds.delete(b); });
-      for (const b of mine) {
-        const slot = place.get(b) as number;
-        if (lastUse.get(b) === k && this.buffers[slot]?.kind === "slot") free.add(slot);
-      }
-    });
-    return steps;
-  }
-
-  /** Smallest free slot that is large enough; else the largest free one, grown; else a new one. */
-  #takeSlot(buffer: Buffer, free: Set<number>, slots: number[], apart: string): number {
-    const bytes = bytesOf(buffer.elements);
-    let [found, largest]: (number | undefined)[] = [];
-    const size = (s: number): number => (this.buffers[s] as PlanBuffer).bytes;
-    // of equal ones the first
-    const before = (a: number, b: number | undefined): boolean => b === undefined || size(a) < size(b) || (size(a) === size(b) && a < b);
-    for (const s of free) {
-      if (size(s) >= bytes && before(s, found)) found = s;
-      if (largest === undefined || before(largest, s)) largest = s;
+      unit.bindings.forEach((b, at) => { if (b && uses[at] === "read_write") holds.delete(b); });
     }
-    found ??= largest;
-    if (found === undefined) {
-      const id = this.buffers.length;
-      this.buffers.push({ name: `${apart}slot${slots.length}`, kind: "slot", bytes, dtype: "f32" });
-      slots.push(id);
-      return id;
+    const left = copies.map((c): PlanCopy => ({ from: place.get(c.from) as number, to: c.to, bytes: bytesOf(c.from.elements), value: c.value }));
+    // whoever reads a buffer goes before the copy that overwrites it
+    while (left.length > 0) {
+      const free = left.findIndex((c) => !left.some((other) => other !== c && other.from === c.to));
+      steps.push(...left.splice(Math.max(0, free), 1));
     }
-    const slot = this.buffers[found] as PlanBuffer;
-    if (slot.bytes < bytes) this.buffers[found] = { ...slot, bytes };
-    free.delete(found);
-    return found;
+    return { steps, inputs, outputs };
   }
 
   #name(name: string, kind: "state" | "input" | "output", buffer: Buffer, shape: readonly number[], suffix: string): number {

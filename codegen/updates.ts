@@ -1,5 +1,6 @@
 /** Which results overwrite their inputs in place, and the order that makes it safe. */
 import { type Node, only, type Value } from "../ir/graph.js";
+import { size } from "../ir/type.js";
 import type { Fusion, Group } from "./fuse.js";
 
 /**
@@ -35,16 +36,49 @@ export function placeUpdates(fusion: Fusion, producer: ReadonlyMap<Value, Node>,
     for (const g of readers) (before.get(writer) as Set<Group>).add(g);
     direct.add(result);
   }
-  const groups: Group[] = [];
-  const done = new Set<Group>();
-  const visit = (g: Group): void => {
-    if (done.has(g)) return;
-    done.add(g);
-    for (const b of before.get(g) as Set<Group>) visit(b);
-    groups.push(g);
-  };
-  fusion.groups.forEach(visit);
+  const groups = scheduled(fusion.groups, before, readsOf, results, fusion);
   return { groups, direct };
+}
+
+/**
+ * Every group after those it waits for: as they come, but what takes no more memory than it frees as soon as it can run. So statistics of a
+ * layer are taken while its cotangents are there, instead of keeping all layers' until the end.
+ */
+function scheduled(groups: readonly Group[], before: ReadonlyMap<Group, ReadonlySet<Group>>, reads: ReadonlyMap<Group, ReadonlySet<Value>>, results: ReadonlySet<Value>, fusion: Fusion): Group[] {
+  const at = new Map(groups.map((g, k) => [g, k] as const));
+  const waits = new Map(groups.map((g) => [g, before.get(g)?.size ?? 0] as const));
+  const behind = new Map<Group, Group[]>(groups.map((g) => [g, []]));
+  for (const g of groups) for (const b of before.get(g) ?? []) behind.get(b)?.push(g);
+  /** Groups that still have to read a value that nobody keeps afterwards. */
+  const readers = new Map<Value, number>();
+  for (const g of groups) for (const v of reads.get(g) ?? []) if (fusion.groupOf.has(v) && !results.has(v)) readers.set(v, (readers.get(v) ?? 0) + 1);
+  const growth = (g: Group): number => {
+    let bytes = 0;
+    for (const v of g.stored) if (!results.has(v)) bytes += size(v.type.shape);
+    for (const v of reads.get(g) ?? []) if (readers.get(v) === 1) bytes -= size(v.type.shape);
+    return bytes;
+  };
+  const ready = new Set(groups.filter((g) => waits.get(g) === 0));
+  const out: Group[] = [];
+  while (ready.size > 0) {
+    let [first, free]: (Group | undefined)[] = [];
+    const earlier = (g: Group, than: Group | undefined): boolean => than === undefined || (at.get(g) as number) < (at.get(than) as number);
+    for (const g of ready) {
+      if (earlier(g, first)) first = g;
+      if (earlier(g, free) && growth(g) <= 0) free = g;
+    }
+    const next = (free ?? first) as Group;
+    ready.delete(next);
+    out.push(next);
+    for (const v of reads.get(next) ?? []) if (readers.has(v)) readers.set(v, (readers.get(v) as number) - 1);
+    for (const g of behind.get(next) ?? []) {
+      const left = (waits.get(g) as number) - 1;
+      waits.set(g, left);
+      if (left === 0) ready.add(g);
+    }
+  }
+  if (out.length !== groups.length) throw new Error("updates made a cycle");
+  return out;
 }
 
 /** The kernel reads `target` only elementwise, never through a view, and never as a contraction's or reduction's operand. */

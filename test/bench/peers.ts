@@ -15,6 +15,9 @@ const PEERS = [{ id: "jax", name: "jax-js" }, { id: "tfjs", name: "tfjs-webgpu" 
 const WORK = ["matmul/512", "conv/plain/forward", "conv/plain/gradients", "mlp/sgd", "lenet/sgd"] as const;
 const FOLDER = fileURLToPath(new URL("peers/", import.meta.url));
 const ROUNDS = 7;
+const QUICK_ROUNDS = 3;
+/** Of a library's whole run: one convolution of theirs takes twenty times ours. */
+const PEER_MS = 1_200_000;
 
 /** Installs the libraries as the lock file has them, once. @throws Error with npm's words */
 function install(say: (text: string) => void): void {
@@ -26,11 +29,11 @@ function install(say: (text: string) => void): void {
   if (done.status !== 0) throw new Error(`npm ci in test/bench/peers: ${done.stderr}`);
 }
 
-function peer(id: string, adapter: string): Results {
+function peer(id: string, adapter: string, rounds: number): Results {
   const folder = mkdtempSync(join(os.tmpdir(), "kfacc-bench-"));
   try {
     const file = join(folder, "results.json");
-    node(script("peers/child.ts", id, file, `${ROUNDS}`), { KFACC_ADAPTER: adapter });
+    node(script("peers/child.ts", id, file, `${rounds}`), { KFACC_ADAPTER: adapter }, PEER_MS);
     return JSON.parse(readFileSync(file, "utf8")) as Results;
   } catch (e) {
     const error = e instanceof Error ? e.message : String(e);
@@ -49,8 +52,8 @@ function cell(row: Row | undefined): string {
 export async function runPeers(args: Args, say: (text: string) => void): Promise<number> {
   install(say);
   const times = <T>(make: () => T): readonly T[] => Array.from({ length: args.processes }, make);
-  const mine = merged(times(() => inProcess({ quick: false, ids: new Set(WORK) })));
-  const others = PEERS.map(({ id, name }) => ({ name, results: merged(times(() => peer(id, mine.adapter))) }));
+  const mine = merged(times(() => inProcess({ quick: args.quick, ids: new Set(WORK) })));
+  const others = PEERS.map(({ id, name }) => ({ name, results: merged(times(() => peer(id, mine.adapter, args.quick ? QUICK_ROUNDS : ROUNDS))) }));
   const rows = WORK.map((id) => {
     const find = (r: Results): Row | undefined => r.rows.find((row) => row.id === id);
     const [own, found] = [find(mine), others.map((o) => find(o.results))];
