@@ -5,6 +5,7 @@
  * An access says which element of a buffer belongs to a point of the iteration space. All addresses count elements.
  */
 import type { OpName } from "../ir/ops/names.js";
+import type { KernelFeature } from "../runtime/artifact.js";
 
 /** One iteration axis, 0 ≤ value < size. Compared by identity. */
 export interface Axis {
@@ -169,6 +170,8 @@ export interface Kernel {
   /** Short and readable, e.g. `contract_128x784x256`; made unique by the emitter. */
   readonly name: string;
   readonly wgsl: string;
+  /** Other texts for devices with a feature: same bindings, same workgroups, same results up to the order of sums. */
+  readonly variants?: readonly { readonly feature: KernelFeature; readonly wgsl: string }[];
   readonly bindings: readonly Binding[];
   readonly workgroups: readonly [number, number, number];
 }

@@ -29,7 +29,7 @@ export interface EntryGraph {
 
 export interface Planned {
   readonly plan: Plan;
-  /** WGSL of `plan.kernels`, in order. */
+  /** WGSL of `plan.kernels`, in order; behind them, what their `variants` name. */
   readonly sources: readonly string[];
   readonly lowered: ReadonlyMap<string, LoweredGraph>;
   readonly memory: { readonly planned: number; readonly everyTensor: number };
@@ -56,9 +56,10 @@ export function planProgram(entries: readonly EntryGraph[], state: ReadonlySet<s
   }
   planner.place(pending.map((p) => p.entry));
   const made = Object.fromEntries(pending.map((p) => [p.name, planner.finished(p.entry)]));
-  const plan: Plan = { kernels: planner.kernels, buffers: planner.buffers, entries: made };
+  const { kernels, sources } = planner.texts();
+  const plan: Plan = { kernels, buffers: planner.buffers, entries: made };
   const planned = planner.buffers.reduce((n, b) => n + b.bytes, 0);
-  return { plan, sources: planner.sources, lowered, memory: { planned, everyTensor: planner.everyTensor } };
+  return { plan, sources, lowered, memory: { planned, everyTensor: planner.everyTensor } };
 }
 
 /** One kernel of a work, with what it binds and counts. */
@@ -103,7 +104,7 @@ function lifetimes({ units, place, copies }: Unplaced): Map<Buffer, readonly [nu
 
 class Planner {
   readonly kernels: PlanKernel[] = [];
-  readonly sources: string[] = [];
+  readonly #texts: Kernel[] = [];
   readonly buffers: PlanBuffer[] = [];
   everyTensor = 0;
   readonly #state: ReadonlySet<string>;
@@ -225,16 +226,26 @@ class Planner {
     return lowered.kernels.map((kernel, at) => ({ kernel, buffers: kernel.bindings.map((b) => (b.kind === "run" ? undefined : actual(b.buffer))), work: work[at] as KernelWork }));
   }
 
+  /** The kernels with where their variants are; the texts of the kernels, then those of the variants. */
+  texts(): { kernels: PlanKernel[]; sources: string[] } {
+    const sources = this.#texts.map((k) => k.wgsl);
+    const kernels = this.kernels.map((k, i): PlanKernel => {
+      const { variants } = this.#texts[i] as Kernel;
+      return variants ? { ...k, variants: variants.map(({ feature, wgsl }) => ({ feature, source: sources.push(wgsl) - 1 })) } : k;
+    });
+    return { kernels, sources };
+  }
+
   #kernel(k: Lowered["kernels"][number]): number {
     // the first line is a comment with the caller's label; equal code below it is one pipeline
-    const body = k.wgsl.slice(k.wgsl.indexOf("\n"));
+    const body = [k.wgsl, ...(k.variants ?? []).map((v) => v.wgsl)].map((text) => text.slice(text.indexOf("\n"))).join("\0");
     const known = this.#kernelIds.get(body);
     if (known !== undefined) return known;
     let name = k.name;
     for (let n = 2; this.#names.has(name); n++) name = `${k.name}_${n}`;
     this.#names.add(name);
     this.kernels.push({ name, bindings: k.bindings.map((b) => (b.kind === "run" ? "run" : b.access)) });
-    this.sources.push(k.wgsl);
+    this.#texts.push(k);
     this.#kernelIds.set(body, this.kernels.length - 1);
     return this.kernels.length - 1;
   }

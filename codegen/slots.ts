@@ -30,5 +30,5 @@ export function shareSlots<T>(lives: readonly Life<T>[]): Slot<T>[] {
     slot.taken.set(entry, intervals);
     intervals.push([first, last]);
   }
-  return slots;
+  return slots.map(({ bytes, holds }) => ({ bytes, holds }));
 }

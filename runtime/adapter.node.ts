@@ -9,6 +9,8 @@ import {
   ADAPTER_KINDS,
   type AdapterKind,
   type DeviceLimits,
+  FEATURE_SETS,
+  type FeatureSet,
   limitsOf,
   nameOf,
   type OpenDevice,
@@ -18,7 +20,7 @@ import {
 import { setMemory } from "./memory.js";
 import { findSwiftShader } from "./swiftshader.node.js";
 
-export type { AdapterKind, OpenDevice } from "./device.js";
+export type { AdapterKind, FeatureSet, OpenDevice } from "./device.js";
 
 /** What `kfacc devices` prints for one way to a device. */
 export interface AdapterReport {
@@ -51,20 +53,22 @@ const SOFTWARE = /llvmpipe|lavapipe|softpipe|swiftshader|basic render/i;
 const inUse = new Set<GPU>();
 
 /**
- * Opens the first device that works: `options.adapter`, else the KFACC_ADAPTER variable, forces one way.
+ * Opens the first device that works: `options.adapter`, else the KFACC_ADAPTER variable, forces one way. `options.features`, else the
+ * KFACC_FEATURES variable: "portable" leaves out features that kernels have other texts for (subgroups), default "all".
  *
- * @throws RuntimeFault "no-adapter" naming the three ways; "bad-option" if KFACC_ADAPTER is none of them.
+ * @throws RuntimeFault "no-adapter" naming the three ways; "bad-option" if KFACC_ADAPTER is none of them, or KFACC_FEATURES neither set.
  */
-export const openDevice = (options: { readonly adapter?: AdapterKind } = {}): Promise<OpenDevice> =>
+export const openDevice = (options: { readonly adapter?: AdapterKind; readonly features?: FeatureSet } = {}): Promise<OpenDevice> =>
   inTurn(async () => {
     const forced = options.adapter ?? environment().forced;
+    const features = options.features ?? environment().features;
     // without the package no way leads anywhere: that must be the error, not what one of the ways lacks
     await import("webgpu").catch((reason: NodeJS.ErrnoException) => {
       if (reason.code === "ERR_MODULE_NOT_FOUND") throw new RuntimeFault("no-adapter", `no usable WebGPU adapter (${reason.message})`, forced && `adapter "${forced}"`, HINT);
     });
     const notes: string[] = [];
     for (const kind of forced ? [forced] : ADAPTER_KINDS) {
-      const opened = await attempt(kind, (found) => open(found, kind, [...notes]));
+      const opened = await attempt(kind, (found) => open(found, kind, [...notes], features));
       if (typeof opened !== "string") return opened;
       notes.push(`${kind}: ${opened}`);
     }
@@ -163,10 +167,10 @@ const attempt = async <T extends object>(kind: AdapterKind, use: (found: Found) 
   }
 };
 
-const open = async (found: Found, kind: AdapterKind | "null", notes: readonly string[]): Promise<OpenDevice> => {
+const open = async (found: Found, kind: AdapterKind | "null", notes: readonly string[], features: FeatureSet = "all"): Promise<OpenDevice> => {
   inUse.add(found.gpu);
   try {
-    const opened = await openFrom(found.adapter, kind, notes, () => inUse.delete(found.gpu));
+    const opened = await openFrom(found.adapter, kind, notes, () => inUse.delete(found.gpu), features);
     if (kind === "llvmpipe" || kind === "swiftshader") setMemory(opened.device, freeMemory());
     return opened;
   } catch (reason) {
@@ -204,12 +208,15 @@ const loads = (library: string): boolean => {
 };
 
 /** The variables a user may set. `cache` is where unpacked drivers go. */
-const environment = (): { readonly forced: AdapterKind | undefined; readonly cache: string } => {
+const environment = (): { readonly forced: AdapterKind | undefined; readonly features: FeatureSet; readonly cache: string } => {
   const wanted = process.env["KFACC_ADAPTER"] || undefined;
   const forced = ADAPTER_KINDS.find((kind) => kind === wanted);
   if (wanted && !forced)
     throw new RuntimeFault("bad-option", `unknown adapter "${wanted}"`, "KFACC_ADAPTER", `one of ${ADAPTER_KINDS.join(", ")}`);
-  return { forced, cache: join(process.env["XDG_CACHE_HOME"] || join(os.homedir(), ".cache"), "kfacc") };
+  const set = process.env["KFACC_FEATURES"] || "all";
+  const features = FEATURE_SETS.find((f) => f === set);
+  if (!features) throw new RuntimeFault("bad-option", `unknown set of features "${set}"`, "KFACC_FEATURES", `one of ${FEATURE_SETS.join(", ")}`);
+  return { forced, features, cache: join(process.env["XDG_CACHE_HOME"] || join(os.homedir(), ".cache"), "kfacc") };
 };
 
 /** One opening at a time: the ways set environment variables that belong to the whole process. */

@@ -75,8 +75,16 @@ export interface PlanBuffer {
   readonly shape?: readonly number[];
 }
 
+/** Features of devices for which a kernel may have another text; named as WebGPU names them. */
+export type KernelFeature = "subgroups";
+
 export interface PlanKernel {
   readonly name: string;
+  /**
+   * Texts for devices that have a feature, to be taken instead of the kernel's own: same bindings, same workgroups. `source` counts in the
+   * program's sources, which begin with the kernels' own texts, one each, in order.
+   */
+  readonly variants?: readonly { readonly feature: KernelFeature; readonly source: number }[];
   /** Per binding number: how a storage buffer is used, or the uniform block of run-time knobs. */
   readonly bindings: readonly ("read" | "read_write" | "run")[];
 }

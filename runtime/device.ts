@@ -48,6 +48,13 @@ export const MAP_READ = 1;
 /** `GPUShaderStage.COMPUTE`. */
 export const STAGE_COMPUTE = 4;
 
+/** all: what the adapter has of what kernels can use. portable: nothing that changes how kernels compute. */
+export const FEATURE_SETS = ["all", "portable"] as const;
+export type FeatureSet = (typeof FEATURE_SETS)[number];
+
+/** Features that only tell how long work took. */
+const HARMLESS_FEATURES: readonly string[] = ["timestamp-query"];
+
 /** Features kernels or profiles can use; each is asked for where the adapter has it. */
 const WANTED_FEATURES: readonly string[] = ["timestamp-query", "subgroups", "shader-f16", "chromium-experimental-subgroup-matrix"];
 
@@ -84,7 +91,7 @@ export const nameOf = (info: GPUAdapterInfo): string => {
 export const usefulFeatures = (features: GPUSupportedFeatures): readonly string[] => WANTED_FEATURES.filter((f) => features.has(f)).sort();
 
 /**
- * Opens a device with every useful feature and limit of the adapter. The adapter cannot be used again.
+ * Opens a device with every useful feature and limit of the adapter; `wanted` may leave features out. The adapter cannot be used again.
  * `onClose` runs once the device has been destroyed.
  */
 export const openFrom = async (
@@ -92,11 +99,12 @@ export const openFrom = async (
   kind: DeviceKind,
   notes: readonly string[],
   onClose: () => void = () => {},
+  wanted: FeatureSet = "all",
 ): Promise<OpenDevice> => {
   const name = nameOf(adapter.info);
   const requiredLimits: Record<string, number> = {};
   for (const key of WANTED_LIMITS) requiredLimits[key] = adapter.limits[key];
-  const requiredFeatures = usefulFeatures(adapter.features) as GPUFeatureName[];
+  const requiredFeatures = usefulFeatures(adapter.features).filter((f) => wanted === "all" || HARMLESS_FEATURES.includes(f)) as GPUFeatureName[];
   const device = await adapter.requestDevice({ label: `kfacc on ${name}`, requiredFeatures, requiredLimits });
   return wrap(device, kind, name, notes, () => {
     device.destroy();

@@ -37,7 +37,7 @@ export class Program {
   }
 
   /**
-   * @param sources WGSL text of each kernel of the plan, in order.
+   * @param sources WGSL text of each kernel of the plan, in order, then of their variants: a device with a variant's feature runs that one.
    * @param options lazy: pipelines are made when `prepare` first asks for an entry, not all at once
    * @throws RuntimeFault "out-of-memory" if the buffers do not fit; "internal" if a kernel does not compile.
    */
@@ -71,8 +71,12 @@ export class Program {
     });
     const needed = new Set(entries.flatMap(([, e]) => e.steps.flatMap((s) => ("kernel" in s ? [s.kernel] : []))));
     const ready = new Map(await Promise.all([...needed].map(async (k) => {
-      const { name, bindings } = this.plan.kernels[k] as PlanKernel;
-      return [k, await pipelineFor(this.device, this.#sources[k] as string, bindings, name)] as const;
+      const kernel = this.plan.kernels[k] as PlanKernel;
+      const variant = kernel.variants?.find((v) => this.device.features.has(v.feature));
+      const source = this.#sources[variant?.source ?? k];
+      const name = variant ? `${kernel.name}.${variant.feature}` : kernel.name;
+      if (source === undefined) throw new RuntimeFault("internal", `the program has no text of kernel "${name}"`);
+      return [k, await pipelineFor(this.device, source, kernel.bindings, name)] as const;
     })));
     for (const [name, entry] of entries) this.#entries.set(name, this.#prepare(entry, ready));
   }

@@ -66,7 +66,7 @@ export class Trainer implements TrainerCore, Stepping {
   }
 
   /**
-   * @param sources WGSL of the plan's kernels; `weights` by parameter name.
+   * @param sources WGSL of the plan's kernels and their variants; `weights` by parameter name.
    * @throws RuntimeFault
    */
   static async create(device: GPUDevice, artifact: Artifact, sources: readonly string[], weights: Readonly<Record<string, Tensor>>, options: TrainerOptions = {}): Promise<Trainer> {

@@ -17,19 +17,30 @@ export interface ModulePlan extends Artifact {
   readonly kernelFiles: readonly string[];
 }
 
-/** `kernels/07_contract_64x10.wgsl`: in the plan's order, which is that of first use. */
+/** `kernels/07_contract_64x10.wgsl`: in the plan's order, which is that of first use; behind them their variants, `….subgroups.wgsl`. */
 export function kernelFiles(artifact: Artifact): string[] {
   const { kernels } = artifact.plan;
   const digits = Math.max(2, String(kernels.length - 1).length);
-  return kernels.map((k, i) => `kernels/${String(i).padStart(digits, "0")}_${k.name.replace(/[^A-Za-z0-9_.-]+/g, "_").slice(0, 80)}.wgsl`);
+  const stems = kernels.map((k, i) => `kernels/${String(i).padStart(digits, "0")}_${k.name.replace(/[^A-Za-z0-9_.-]+/g, "_").slice(0, 80)}`);
+  const files = stems.map((stem) => `${stem}.wgsl`);
+  kernels.forEach((k, i) => { for (const v of k.variants ?? []) files[v.source] = `${stems[i]}.${v.feature}.wgsl`; });
+  return files;
+}
+
+/** Kernel of each source. */
+function owners({ kernels }: Artifact["plan"]): number[] {
+  const of = kernels.map((_, i) => i);
+  kernels.forEach((k, i) => { for (const v of k.variants ?? []) of[v.source] = i; });
+  return of;
 }
 
 /** Path → text. Same artifact, same bytes. `weights.safetensors` is not among them. */
 export function moduleFiles(artifact: Artifact, sources: readonly string[], options: ModuleOptions): ReadonlyMap<string, string> {
   const files = kernelFiles(artifact);
+  const of = owners(artifact.plan);
   const plan: ModulePlan = { ...artifact, kernelFiles: files };
   return new Map([
-    ...files.map((file, i) => [file, withNewline(withUses(sources[i] as string, i, artifact.plan))] as const),
+    ...files.map((file, i) => [file, withNewline(withUses(sources[i] as string, of[i] as number, artifact.plan))] as const),
     ["index.d.ts", moduleTypes(artifact, options.runtime)],
     ["index.js", indexSource(artifact, options)],
     // last: a folder with a plan has everything the plan names

@@ -42,7 +42,7 @@ describe("memory", () => {
       %y = contract(%h, %x) {spec = "nm,mi->ni"}
       return out = %y`) }));
     const { plan } = planProgram(entries, new Set(), PORTABLE);
-    expect(names(plan)).toEqual(["input x@8", "output out@8", "slot slot0", "input x@4", "output out@4"]);
+    expect(names(plan)).toEqual(["input x@8", "output out@8", "input x@4", "output out@4", "slot slot0"]);
   });
 
   it("every buffer is whole vec4s, a scalar's too", () => {

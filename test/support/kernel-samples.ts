@@ -18,26 +18,29 @@ const softmax: Make = (b, input) => {
   return b.emit("div", [e, over(b.emit("reduce_sum", [e], { axes: [1] }))]);
 };
 
-const dense: Make = (b, input) => {
-  const s = contract(b.emit, "nk,kj->nj", input("x", 512, 64), input("w", 64, 256));
-  return b.emit("relu", [b.emit("add", [s, broadcast(b.emit, input("bias", 256), s.type.shape, [1])])]);
+const dense = (n: number, k: number, j: number): Make => (b, input) => {
+  const s = contract(b.emit, "nk,kj->nj", input("x", n, k), input("w", k, j));
+  return b.emit("relu", [b.emit("add", [s, broadcast(b.emit, input("bias", j), s.type.shape, [1])])]);
 };
 
-/** What is shown, and of which kernel of the program. */
-const SAMPLES: Readonly<Record<string, { readonly make: Make; readonly kernel?: number; readonly gpu?: boolean }>> = {
-  map: { make: (b, input) => b.emit("relu", [b.emit("add", [input("x", 6, 8), broadcast(b.emit, input("bias", 8), [6, 8], [1])])]) },
-  reduce: { make: (b, input) => b.emit("reduce_sum", [input("x", 600, 3)], { axes: [1] }) },
-  rows: { make: softmax },
-  contract: { make: dense },
-  tiled: { make: dense, gpu: true },
-  routine: { make: (b, input) => b.node("inverse", [input("m", 1, 4, 4), input("damping", 1)]).results[0] as Value },
-};
-
-export function sample(name: string): string {
-  const { make, kernel = 0, gpu } = SAMPLES[name] ?? {};
-  if (!make) throw new Error(`no sample "${name}"`);
-  const { sources } = planProgram([{ name: "main", graph: graph(make) }], new Set(), { ...PORTABLE, ...(gpu ? { target: "gpu" as const } : {}) });
-  return (sources[kernel] as string).trimEnd();
+interface Sample {
+  readonly title: string;
+  readonly make: Make;
+  readonly gpu?: boolean;
 }
 
-export const SAMPLE_NAMES = Object.keys(SAMPLES);
+const SAMPLES: readonly Sample[] = [
+  { title: "map: relu(x + bias)", make: (b, input) => b.emit("relu", [b.emit("add", [input("x", 6, 8), broadcast(b.emit, input("bias", 8), [6, 8], [1])])]) },
+  { title: "reduce: sums of rows", make: (b, input) => b.emit("reduce_sum", [input("x", 600, 3)], { axes: [1] }) },
+  { title: "rows: softmax", make: softmax },
+  { title: "contract, rows family: a dense layer (its accumulators are few because it is small)", make: dense(32, 32, 32) },
+  { title: "contract, tiled family: a dense layer", make: dense(512, 64, 256), gpu: true },
+  { title: "routine: damped inverse of small matrices", make: (b, input) => b.node("inverse", [input("m", 1, 4, 4), input("damping", 1)]).results[0] as Value },
+];
+
+/** Markdown with the WGSL of each sample's first kernel. */
+export const kernelSamples = (): string =>
+  SAMPLES.map(({ title, make, gpu }) => {
+    const { sources } = planProgram([{ name: "main", graph: graph(make) }], new Set(), { ...PORTABLE, ...(gpu ? { target: "gpu" as const } : {}) });
+    return `**${title}**\n\n\`\`\`wgsl\n${(sources[0] as string).trimEnd()}\n\`\`\``;
+  }).join("\n\n");

@@ -29,11 +29,11 @@ export const TILES: readonly Omit<Tiling, "parts">[] = [
 ];
 
 /** Workgroups that keep a middling GPU busy. */
-const ENOUGH = 128;
+const ENOUGH = 96;
 /** Share of a tile that must be results. */
 const FILLED = 0.7;
 /** Reduction steps a part should have at least: its partial sums cost memory traffic. */
-const PART = 128;
+const PART = 256;
 /** Fewer multiplications cost less than a dispatch: the other family's kernels are smaller, and several share one. */
 const LEAST_WORK = 2 ** 20;
 /** Fewer rows or columns share too little for a tile. */
