@@ -5,6 +5,7 @@
 import { type Graph, isKnob, type Node, type Value } from "../ir/graph.js";
 import { intsAttr, stringAttr } from "../ir/op.js";
 import { parseSpec } from "../ir/ops/reduction.js";
+import { size } from "../ir/type.js";
 import { type Fusion, type Group, isSymmetric, type Parts } from "./fuse.js";
 import type { Limits } from "./kernel.js";
 
@@ -58,7 +59,7 @@ class Merger {
 
   run(): Fusion {
     const groups = [...this.#at.keys()];
-    const isHost = (g: Group): boolean => g.root.op === "contract" && !isSymmetric(g.root);
+    const isHost = (g: Group): boolean => g.root.op === "contract" && !isSymmetric(g.root) && size((g.root.results[0] as Value).type.shape) > 0;
     const readers = new Map<Value, Group[]>();
     for (const g of groups) if (isMaximum(g.root)) for (const v of this.#readsOf(g)) listed(readers, v).push(g);
     for (const g of groups.filter(isHost)) if (readers.has(g.stored[0] as Value)) this.#maxima(g, groups);

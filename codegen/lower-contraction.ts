@@ -30,15 +30,18 @@ export function lowerContraction(context: GroupContext): readonly Spec[] {
   const specs: Spec[] = [];
   const rightPieces = pieces(r, "right");
   const borders: (readonly [Piece, Piece])[] = [];
+  /** Nothing but borders. */
+  const hollow = [l, r].some((p) => p.label !== undefined && p.extent === 0);
   pieces(l, "left").forEach((lp, i) => {
     rightPieces.forEach((rp, j) => {
       if (symmetric && j < i) return; // the mirror image of (j, i), stored with it
       if (isInner(lp) && isInner(rp)) return;
       // one column of ones is a sum of the other operand: the main product's kernel has it at hand
-      if (alongside(lp) && alongside(rp)) borders.push([lp, rp]);
+      if (!hollow && alongside(lp) && alongside(rp)) borders.push([lp, rp]);
       else specs.push(withSplits((dim) => contractionPiece(context, spec, [l, r], [lp, rp], symmetric && i !== j ? "mirror" : "plain", symmetric ?? [], [], dim)));
     });
   });
+  if (hollow) return specs;
   const inner = [l, r].map((p): Piece => ({ start: p.label === undefined ? 0 : p.low, size: p.label === undefined ? -1 : p.extent, border: undefined })) as [Piece, Piece];
   return [withSplits((dim) => contractionPiece(context, spec, [l, r], inner, symmetric ? "triangle" : "plain", symmetric ?? [], borders, dim)), ...specs];
 }

@@ -21,10 +21,10 @@ export function combineSubgroups(body: Body, combine: "sum" | "max", dtype: "f32
   const type = keys ? "u32" : dtype;
   const words = Math.ceil(threads / 32);
   if (keys) {
-    body.push("let bits = bitcast<u32>(acc);");
-    body.push(`let key = select(select(bits | 0x80000000u, ~bits, bits >= 0x80000000u), 0xffffffffu, ${isNan("f32", "acc")});`);
+    body.push("let acc_bits = bitcast<u32>(acc);");
+    body.push(`let acc_key = select(select(acc_bits | 0x80000000u, ~acc_bits, acc_bits >= 0x80000000u), 0xffffffffu, ${isNan("f32", "acc")});`);
   }
-  const own = keys ? "key" : "acc";
+  const own = keys ? "acc_key" : "acc";
   body.push(`let joined: ${type} = ${combine === "sum" ? "subgroupAdd" : "subgroupMax"}(${own});`);
   body.push("if (subgroupElect()) {");
   body.push("  shares[local] = joined;");
@@ -32,7 +32,7 @@ export function combineSubgroups(body: Body, combine: "sum" | "max", dtype: "f32
   body.push("}");
   body.push("workgroupBarrier();");
   body.push("if (local != 0u) { return; }");
-  // thread 0's subgroup always has a slot; it is found again below, which a maximum does not mind
+  // a maximum may begin with what is among the others, too
   body.push(combine === "sum" ? `var whole: ${type} = 0;` : `var whole: ${type} = joined;`);
   body.push(`for (var word = 0u; word < ${words}u; word++) {`);
   body.push("  for (var left = atomicLoad(&elected[word]); left != 0u; left &= left - 1u) {");

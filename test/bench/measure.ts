@@ -53,7 +53,7 @@ export const targetOf = (kind: DeviceKind): Target => (kind === "gpu" ? "gpu" : 
 const LAP_MS = 20;
 const MOST_REPEATS = 300;
 /** Single steps that are awaited for p50 and p99. */
-const SINGLE_STEPS = 100;
+const SINGLE_STEPS = 200;
 
 const timed = async (work: () => Promise<unknown>): Promise<number> => {
   const start = performance.now();

@@ -52,7 +52,8 @@ const BIG_WARM_UP = 1;
 const tens = (count: number): readonly number[] => new Array<number>(count).fill(10);
 const SMALL: readonly Way[] = [
   plain("sgd", 10), plain("adam", 10),
-  kfac(1, 10, "off", [10]), kfac(1, 10, "on", [10], { spread: true }),
+  kfac(1, 10, "off", [10]), kfac(1, 10, "on", [10]),
+  kfac(1, 10, "on", [10], { id: "kfac-spread", name: "K-FAC step 1/10, inverses spread over steps", host: { factorPeriod: 1, inversePeriod: 10, spreadInverses: true }, spread: true }),
   kfac(10, 100, "off", [50, 50]), kfac(10, 100, "on", [50, 50]),
 ];
 /** Big networks: fewer rounds, each of a whole cycle, with a look at the yardstick every ten steps. */
