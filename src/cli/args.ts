@@ -134,7 +134,7 @@ export function printHelp(spec: CommandSpec | undefined, commands: readonly Comm
     const width = Math.max(...commands.map((c) => c.usage.length));
     lines.push("A model graph becomes a K-FAC training program on WebGPU.", "", "Commands:", ...commands.map((c) => `  ${c.usage.padEnd(width)}  ${c.doc}`), "",
       "A model is a .onnx, .kir, .ts or .js file. `kfacc COMMAND --help` lists the flags of a command, `kfacc help errors` the errors.",
-      "KFACC_ADAPTER=gpu|llvmpipe|swiftshader forces a way to a device.", "",
+      "KFACC_ADAPTER=gpu|llvmpipe|swiftshader forces a way to a device, KFACC_FEATURES=portable leaves out what not every device has.", "",
       "Exit: 0 done, 1 the input is at fault, 2 wrong usage, 3 no usable device, 4 training diverged, 130 Ctrl-C.");
   } else {
     lines.push(`usage: kfacc ${spec.usage}`, "", spec.doc);

@@ -1,6 +1,6 @@
 /**
  * ResNet-50 for images of 224×224: what `kfacc compile` is timed on. Four stages of 3, 4, 6 and 3 bottlenecks of a 1×1, a 3×3 and a 1×1
- * convolution, each with batch normalisation; the 3×3 one has the stride. Source: He, Zhang, Ren & Sun 2016, table 1.
+ * convolution, each with batch normalisation by running statistics, as files for fine-tuning have it; the 3×3 one has the stride. Source: He, Zhang, Ren & Sun 2016, table 1.
  */
 import { model, type ModelBuilder, type Tensor } from "kfacc/dsl";
 
@@ -9,7 +9,7 @@ const EXPANSION = 4;
 
 function convBn(m: ModelBuilder, x: Tensor, filters: number, name: string, kernel: number, stride = 1): Tensor {
   const y = m.conv2d(x, filters, kernel, { name, stride, pad: (kernel - 1) / 2, bias: false });
-  return m.batchNorm(y, { name: `${name}.bn` });
+  return m.batchNorm(y, { name: `${name}.bn`, frozen: true });
 }
 
 function bottleneck(m: ModelBuilder, x: Tensor, filters: number, stride: number, name: string): Tensor {

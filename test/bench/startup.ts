@@ -24,8 +24,14 @@ export function node(args: readonly string[], env: Readonly<Record<string, strin
   return done.stdout;
 }
 
+/** Whether the bench runs as compiled JavaScript (in a bundle), beside a compiled project. */
+const COMPILED = import.meta.url.endsWith(".js");
+
 /** A TypeScript file of the bench as a program. */
-export const script = (file: string, ...args: readonly string[]): readonly string[] => ["--import", "tsx", fileURLToPath(new URL(file, import.meta.url)), ...args];
+export const script = (file: string, ...args: readonly string[]): readonly string[] => {
+  const path = fileURLToPath(new URL(COMPILED ? file.replace(/\.ts$/, ".js") : file, import.meta.url));
+  return [...(COMPILED ? [] : ["--import", "tsx"]), path, ...args];
+};
 
 function inFolder<T>(use: (folder: string) => T): T {
   const folder = mkdtempSync(join(os.tmpdir(), "kfacc-bench-"));
@@ -68,8 +74,8 @@ function command(id: string, title: string, args: readonly string[], slow = fals
   return {
     id: full, name, group: "startup", slow,
     run: () => guarded(full, name, () => {
-      const cli = join(PROJECT, "dist/src/cli.js");
-      if (!existsSync(cli) || statSync(cli).mtimeMs < newestSource()) throw new Error("dist is not of these sources: npm run build");
+      const cli = join(PROJECT, COMPILED ? "src/cli.js" : "dist/src/cli.js");
+      if (!existsSync(cli) || (!COMPILED && statSync(cli).mtimeMs < newestSource())) throw new Error("dist is not of these sources: npm run build");
       const once = (): number => inFolder((folder) => {
         const start = performance.now();
         node([cli, "compile", ...args, "--out", join(folder, "out")]);
@@ -83,5 +89,5 @@ function command(id: string, title: string, args: readonly string[], slow = fals
 export const STARTUPS: readonly Startup[] = [
   firstStep("mlp", "MLP, batch 128"), firstStep("lenet", "LeNet-5, batch 64"),
   command("lenet", "LeNet-5", ["examples/mnist-lenet/model.onnx", "--loss", "softmax-ce", "--batch", "64"]),
-  command("resnet50", "ResNet-50, batch 8", ["test/bench/resnet50.ts", "--batch", "8"], true),
+  command("resnet50", "ResNet-50, batch 8", [`test/bench/resnet50.${COMPILED ? "js" : "ts"}`, "--batch", "8"], true),
 ];

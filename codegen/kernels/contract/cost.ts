@@ -42,7 +42,7 @@ const COST = {
   busyGpu: 16_384,
   dispatchGpu: 15_000_000,
   /** Per multiply-add in the text: half a millisecond of the driver's compiler, over some three hundred uses. */
-  printed: 5000,
+  printed: 15_000,
 };
 
 export interface Costed {
