@@ -1,42 +1,13 @@
 /** Pass 6: one kernel of a contraction as WGSL: thread digits, accumulators, loop nest with one peeled tail, stores. */
-import type { Point } from "../../address.js";
 import { bindingsOf, declare, freeBuffers, laneBuffers } from "../../bindings.js";
-import { Body as Lines } from "../../body.js";
-import { emitExpr, emitStore } from "../../expr.js";
-import type { Affine, Axis, Buffer, ContractSpec, Expr, Kernel, Pool, Store } from "../../kernel.js";
-import { isNan } from "../../wgsl.js";
-import { loopNest, printBody, spellSum } from "./print.js";
+import type { Axis, ContractSpec, Kernel, Pool, Store } from "../../kernel.js";
+import { finishFunctions } from "./finish.js";
+import { loopNest, printBody } from "./print.js";
+import type { Printing, Results, SplitAxes } from "./printing.js";
 import { internal, type Problem, RESERVED } from "./problem.js";
-import { type AxisLayout, type Digit, layOut, levelSize, product, type Schedule } from "./schedule.js";
-import { type Accumulator, accumulators, bodyOf, sumAccumulators, tables, tilePosition, type Widths, widths } from "./terms.js";
-
-/** Spelling of the split digits for a first pass, whose stores address partial sums by them. */
-export type SplitAxes = ReadonlyMap<Axis, string>;
-
-/** What a kernel stores: its own results, those of the further sums, and whether the former are maxima of several accumulators. */
-export interface Results {
-  readonly stores: readonly Store[];
-  /** By further sum of the problem. */
-  readonly sums: readonly (readonly Store[])[];
-  readonly pool?: Pool;
-}
-
-/** What the parts of one kernel's text share. */
-interface Printing {
-  readonly problem: Problem;
-  readonly schedule: Schedule;
-  readonly results: Results;
-  readonly splits: SplitAxes;
-  readonly layout: readonly AxisLayout[];
-  readonly accs: readonly Accumulator[];
-  readonly sumAccs: readonly Accumulator[];
-  readonly lanes: Axis | undefined;
-  readonly vec4: ReadonlySet<Buffer>;
-  /** Rows of tiles in the triangle; 1 where one tile holds it all, 0 without symmetry. */
-  readonly tiles: number;
-  /** Prefix of local names, chosen so that no buffer is shadowed. */
-  readonly local: string;
-}
+import { type Digit, layOut, levelSize, product, type Schedule } from "./schedule.js";
+import { printStores, printSums } from "./stores.js";
+import { accumulators, bodyOf, sumAccumulators, tables, type Widths, widths } from "./terms.js";
 
 export function emitKernel(problem: Problem, schedule: Schedule, results: Results, splits: SplitAxes): Kernel {
   const layout = layOut(problem, schedule, "whole");
@@ -117,89 +88,6 @@ function dispatchOf({ problem, schedule, layout, tiles }: Printing): Dispatch {
   return { threads, digits, workgroups: [Math.ceil(groups / rows), rows, 1] };
 }
 
-/**
- * `fn finish(acc, axes…)`: the epilogue and the stores of one element, or of four neighbours along the lane axis; of a maximum: of the
- * accumulators it is taken over. `fn finish_1(acc, axes…)`: the same of the first further sum.
- */
-function finishFunctions(p: Printing): string {
-  const { problem, results, splits, lanes } = p;
-  const body = new Lines();
-  const outputs = [...problem.spec.output.entries()].filter(([, axis]) => axis.size > 1);
-  const names = (absent: (a: number) => boolean) => new Map<Axis, string>([...splits, ...outputs.filter(([a]) => !absent(a)).map(([a, axis]) => [axis, problem.names[a] ?? axis.name] as const)]);
-  const own = names((a) => results.pool !== undefined && problem.pooled.has(a));
-  const type = lanes ? "vec4f" : "f32";
-  const accs = results.pool ? [...poolPins(results.pool).keys()].map((k) => `acc${k}`) : ["acc"];
-  const point: Point = { axis: (axis) => own.get(axis) ?? 0, acc: "acc", ...(results.pool && { position: "position" }), ...(lanes && { lanes }) };
-  body.indent = "";
-  body.push(`fn finish(${[...accs.map((acc) => `${acc}: ${type}`), ...[...own.values()].map((name) => `${name}: i32`)].join(", ")}) {`);
-  body.indent = "  ";
-  if (results.pool) printMaximum(body, results.pool, results.stores, point, type, p.vec4);
-  printEpilogue(body, p, results.stores, point, problem.pairs.length > 0);
-  for (const [k, stores] of results.sums.entries()) {
-    const { side, absent } = problem.sums[k] as Problem["sums"][number];
-    const there = names((a) => absent.includes(a));
-    body.indent = "";
-    body.push("}");
-    body.push(`fn finish_${k + 1}(${[...(side ? ["acc: f32"] : []), ...[...there.values()].map((name) => `${name}: i32`)].join(", ")}) {`);
-    body.indent = "  ";
-    printEpilogue(body, p, stores, { axis: (axis) => there.get(axis) ?? 0, acc: "acc" }, false);
-  }
-  return [body.prelude(), ...body.lines, "}"].filter((line) => line !== "").join("\n");
-}
-
-/** Every value before any store: a second store must not see what the first one wrote. */
-export function printEpilogue(body: Lines, { problem, vec4 }: Pick<Printing, "problem" | "vec4">, stores: readonly Store[], point: Point, mirror: boolean): void {
-  for (const store of stores) emitExpr(body, store.value, point, vec4);
-  for (const store of stores) {
-    emitStore(body, store, point, vec4);
-    if (mirror) emitStore(body, { ...store, address: mirrored(store.address, problem) }, point, vec4);
-  }
-}
-
-/** Digits of the pooled axes, row-major. */
-const poolPins = (pool: Pool): number[][] => pool.axes.reduce<number[][]>((pins, axis) => pins.flatMap((head) => Array.from({ length: axis.size }, (_, k) => [...head, k])), [[]]);
-
-/** `acc`, the maximum of the pooled values, and `position`, which of them is the first to have it. */
-function printMaximum(body: Lines, pool: Pool, stores: readonly Store[], point: Point, type: string, vec4: ReadonlySet<Buffer>): void {
-  const wide = point.lanes !== undefined;
-  const values = poolPins(pool).map((pins, k) => {
-    const at: Point = { ...point, acc: `acc${k}`, axis: (axis) => (pool.axes.includes(axis) ? (pins[pool.axes.indexOf(axis)] ?? 0) : point.axis(axis)) };
-    return body.let("pooled", type, emitExpr(body, pool.value, at, vec4));
-  });
-  const placed = usesPosition(stores);
-  body.push(`var acc = ${values[0]};`);
-  if (placed) body.push(`var position = ${wide ? "vec4i(0)" : "0"};`);
-  for (const [k, value] of values.entries()) {
-    if (k === 0) continue;
-    if (placed) body.push(`position = select(position, ${wide ? `vec4i(${k})` : k}, ${value} > acc);`);
-    // a NaN must win and stay, or it would be hidden
-    body.push(`acc = select(acc, ${value}, (${value} > acc) | ${isNan(type, value)});`);
-  }
-}
-
-function usesPosition(stores: readonly Store[]): boolean {
-  const seen = new Set<Expr>();
-  const uses = (e: Expr): boolean => {
-    if (seen.has(e)) return false;
-    seen.add(e);
-    switch (e.kind) {
-      case "acc": return e.dtype === "i32";
-      case "op": return e.args.some(uses);
-      case "cast": return uses(e.arg);
-      case "masked": return uses(e.inner);
-      case "gather": return uses(e.row);
-      default: return false;
-    }
-  };
-  return stores.some((store) => uses(store.value));
-}
-
-function mirrored(address: Affine, problem: Problem): Affine {
-  const swap = new Map<Axis, Axis>();
-  for (const [i, j] of problem.spec.symmetric ?? []) swap.set(i, j).set(j, i);
-  return { at: address.at, by: new Map([...address.by].map(([axis, c]) => [swap.get(axis) ?? axis, c])) };
-}
-
 function mainFunction(p: Printing, dispatch: Dispatch, width: Widths): string {
   const { problem, schedule, local } = p;
   const accs = [...p.accs, ...p.sumAccs.filter((acc) => problem.sums[acc.sum ?? -1]?.side)];
@@ -241,89 +129,4 @@ function triangle({ problem, layout, tiles }: Printing): string[] {
     }
   }
   return lines;
-}
-
-/** An element's coordinate along an output axis: the run-time part, which `printStores` declares, and the accumulator's own. */
-function spellCoordinate({ problem, layout }: Printing, a: number, pin: number): string {
-  const value = layout[a]?.values[pin] ?? 0;
-  return (layout[a]?.digits.length ?? 0) === 0 ? `${value}` : value === 0 ? `${problem.names[a]}_0` : `${problem.names[a]}_0 + ${value}`;
-}
-
-/** Where an accumulator may lie beyond the end of a ragged axis. */
-const withinAxes = (p: Printing, acc: Accumulator, axes: readonly number[]): string[] =>
-  axes.flatMap((a) => {
-    const pin = acc.pins[a] ?? 0;
-    return (p.layout[a]?.reach[pin] ?? 0) < (p.layout[a]?.span ?? 0) ? [`${spellCoordinate(p, a, pin)} < ${p.problem.axes[a]?.size}`] : [];
-  });
-
-/** Calls of `finish`, each guarded where its element may lie beyond a ragged axis or below the diagonal. */
-function printStores(p: Printing): string[] {
-  const { problem, accs, layout, lanes, splits, tiles, local } = p;
-  const { pool } = p.results;
-  const outputs = problem.spec.output;
-  const lines: string[] = [];
-  for (let a = 0; a < outputs.length; a++) {
-    const digits = layout[a]?.digits ?? [];
-    if (digits.length > 0) lines.push(`  let ${problem.names[a]}_0 = ${spellSum(digits.map((d) => [d.name, d.weight] as const), 0)};`);
-  }
-  const laneNumber = lanes === undefined ? -1 : outputs.indexOf(lanes);
-  const strides = outputs.map((_, a) => product(layout.slice(a + 1, outputs.length).map((axis) => axis.values.length)));
-  const pooled = pool === undefined ? [] : pool.axes.map((axis) => outputs.indexOf(axis));
-  const offsets = pool === undefined ? [0] : poolPins(pool).map((pins) => pins.reduce((at, pin, k) => at + pin * (strides[pooled[k] ?? 0] ?? 0), 0));
-  const kept = outputs.flatMap((axis, a) => (axis.size > 1 && !pooled.includes(a) ? [a] : []));
-  const guarded = new Guarded(lines);
-  for (const acc of accs) {
-    if (laneNumber >= 0 && (acc.pins[laneNumber] ?? 0) % 4 !== 0) continue;
-    if (pooled.some((a) => acc.pins[a] !== 0)) continue;
-    const conditions = withinAxes(p, acc, kept);
-    if (tiles > 1 && tilePosition(problem, layout, acc.pins, 0) > tilePosition(problem, layout, acc.pins, 1)) conditions.push("tile_i != tile_j");
-    const values = offsets.map((offset) => laneNumber < 0 ? `${local}c${acc.index + offset}` : `vec4f(${[0, 1, 2, 3].map((k) => `${local}c${acc.index + offset + k * (strides[laneNumber] ?? 1)}`).join(", ")})`);
-    guarded.push(conditions, `finish(${[...values, ...splits.values(), ...kept.map((a) => spellCoordinate(p, a, acc.pins[a] ?? 0))].join(", ")});`);
-  }
-  guarded.end();
-  return lines;
-}
-
-/** Calls of the further sums' `finish_…`, by the invocations at 0 along the axes that do not matter to them. */
-function printSums(p: Printing): string[] {
-  const { problem, layout, splits, tiles, local, sumAccs } = p;
-  const paired = new Set(problem.pairs.flat());
-  const lines: string[] = [];
-  const guarded = new Guarded(lines);
-  const outputs = [...problem.spec.output.keys()];
-  for (const [sum, { side, absent }] of problem.sums.entries()) {
-    const first = absent.flatMap((a) => (paired.has(a) || (layout[a]?.digits.length ?? 0) === 0 ? [] : [`${problem.names[a]}_0 == 0`]));
-    // a row of a symmetric product meets every column tile from the diagonal on: the diagonal one stores
-    if (tiles > 1) first.push([...paired].every((a) => absent.includes(a)) ? "tile_j == 0" : "tile_i == tile_j");
-    const kept = outputs.filter((a) => (problem.axes[a]?.size ?? 1) > 1 && !absent.includes(a));
-    for (const acc of sumAccs.filter((acc) => acc.sum === sum))
-      guarded.push([...first, ...withinAxes(p, acc, kept)], `finish_${sum + 1}(${[...(side ? [`${local}c${acc.index}`] : []), ...splits.values(), ...kept.map((a) => spellCoordinate(p, a, acc.pins[a] ?? 0))].join(", ")});`);
-  }
-  guarded.end();
-  return lines;
-}
-
-/** Lines under conditions; neighbours under the same one share its `if`. */
-class Guarded {
-  readonly #lines: string[];
-  #open = "";
-
-  constructor(lines: string[]) {
-    this.#lines = lines;
-  }
-
-  push(conditions: readonly string[], line: string): void {
-    const condition = conditions.join(" && ");
-    if (condition !== this.#open) {
-      this.end();
-      if (condition !== "") this.#lines.push(`  if (${condition}) {`);
-      this.#open = condition;
-    }
-    this.#lines.push(`  ${condition === "" ? "" : "  "}${line}`);
-  }
-
-  end(): void {
-    if (this.#open !== "") this.#lines.push("  }");
-    this.#open = "";
-  }
 }
