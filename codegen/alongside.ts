@@ -6,7 +6,8 @@ import { type Graph, isKnob, type Node, type Value } from "../ir/graph.js";
 import { intsAttr, stringAttr } from "../ir/op.js";
 import { parseSpec } from "../ir/ops/reduction.js";
 import { size } from "../ir/type.js";
-import { type Fusion, type Group, isSymmetric, type Parts } from "./fuse.js";
+import { isSymmetric } from "./fuse.js";
+import type { Fusion, Group, Parts } from "./group.js";
 import type { Limits } from "./kernel.js";
 
 /** Elements of a stretch that one invocation holds: 2 × 2 and 3 × 3 windows; long reductions want more invocations. */

@@ -6,7 +6,7 @@ import type { Node, Value } from "../ir/graph.js";
 import { only } from "../ir/graph.js";
 import { intsAttr } from "../ir/op.js";
 import { sameShape, size } from "../ir/type.js";
-import type { Group } from "./fuse.js";
+import type { Group } from "./group.js";
 
 /** `full` = `lead` + the reduced axes. */
 export interface Rows {

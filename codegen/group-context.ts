@@ -2,7 +2,7 @@
 import { CompileError } from "../ir/error.js";
 import { type Node, only, type Value } from "../ir/graph.js";
 import { addAffine, axisIndex, constantIndex, scaleAffine } from "./affine.js";
-import type { Group } from "./fuse.js";
+import type { Group } from "./group.js";
 import type { Affine, Axis, Buffer, Expr, KernelSpec, Store } from "./kernel.js";
 import type { InverseSpec } from "./kernels/inverse-spec.js";
 import type { ScatterSpec } from "./kernels/scatter-spec.js";

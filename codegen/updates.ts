@@ -1,7 +1,7 @@
 /** Which results overwrite their inputs in place, and the order that makes it safe. */
 import { type Node, only, type Value } from "../ir/graph.js";
 import { size } from "../ir/type.js";
-import type { Fusion, Group } from "./fuse.js";
+import type { Fusion, Group } from "./group.js";
 
 /**
  * Orders groups so that whoever reads an input runs before the group that overwrites it, and says which results may be
