@@ -11,7 +11,7 @@ const gpu = words.includes("--target");
 if (gpu && words.splice(words.indexOf("--target"), 2)[1] !== "gpu") throw new Error("--target gpu");
 const [folder, ...named] = words;
 if (!folder || !existsSync(folder)) {
-  console.error("usage: npm run conformance:kfac -- DIR [NAME…] [--trace] [--target gpu]   (DIR holds one folder per fixture; --trace: stacks of errors; --target gpu: kernels shaped for GPUs, on whatever device)");
+  console.error("usage: npm run conformance:kfac -- DIR [NAME…] [--trace] [--target gpu]   (DIR holds one folder per fixture; --trace: stacks of errors; --target gpu: kernels shaped for GPUs, on whatever device; a GPU takes them anyway)");
   process.exit(2);
 }
 const all = readdirSync(folder).filter((n) => existsSync(join(folder, n, "meta.json"))).sort();
@@ -25,7 +25,7 @@ try {
   for (const name of names) {
     let rows: Row[];
     try {
-      rows = await runFixture(opened.device, { ...readFixture(join(folder, name)), ...(gpu ? { target: "gpu" as const } : {}) });
+      rows = await runFixture(opened.device, { ...readFixture(join(folder, name)), ...(gpu || opened.kind === "gpu" ? { target: "gpu" as const } : {}) });
     } catch (e) {
       const why = e instanceof Error ? e.message : String(e);
       const mustRun = named.length > 0 || required.fixtures.includes(name);
