@@ -32,7 +32,7 @@ export function simulate(plan: Plan, name: string, low: LoweredGraph, bindings: 
     const work = owners[k] as Work;
     const read = seen.get(work) ?? new Map<Value, Float64Array>();
     seen.set(work, read);
-    // works side by side finish their values at different dispatches
+    // a work of several values (inverses in lockstep) may finish them at different dispatches
     const finished = (id: number, value: Value): boolean => !entry.steps.some((later, l) => l > k && owners[l] === work && !("from" in later) && later.buffers.some((b, at) => b === id && later.values[at] === value.name && plan.kernels[later.kernel]?.bindings[at] === "read_write"));
     for (const leaf of leavesOf(work, low)) {
       const at = step.buffers.findIndex((id, b) => id >= 0 && (step.values[b] === leaf.name || updates(work, low, step.values[b] as string, leaf)));

@@ -52,8 +52,7 @@ export interface Report {
 export function reportOf(artifact: Artifact, sources: readonly string[], p: Profile, about: { readonly device: string; readonly repeat: number }): Report {
   const files = kernelFiles(artifact);
   const fileOf = (s: StepTime): string => (s.kernel === undefined ? "copy" : (files[s.kernel] as string));
-  const entryNames = Object.keys(artifact.plan.entries);
-  const says = (s: StepTime): string => (s.kernel === undefined ? s.values.join() : computes(sources[s.kernel] as string, entryNames));
+  const says = (s: StepTime): string => (s.kernel === undefined ? s.values.join() : computes(sources[s.kernel] as string));
   const whole = p.entries.every((e) => e.perStep !== undefined);
   const step = figures(p.entries.flatMap((e) => e.steps.map((s) => [s, e.perStep ?? 1] as const)));
   const entries = p.entries.map((e): EntryFigures => {
@@ -75,15 +74,8 @@ export function reportOf(artifact: Artifact, sources: readonly string[], p: Prof
   return { model: artifact.name, device: about.device, clock: p.clock, repeat: about.repeat, batch: p.batch, loss: p.loss, step: whole ? { ...step, together } : null, entries };
 }
 
-/** The head of a kernel's text: its first line; of kernels side by side, what each of them makes. */
-function computes(source: string, entries: readonly string[]): string {
-  const lines = source.split("\n");
-  const head = lines.slice(0, Math.max(1, lines.findIndex((l) => !l.startsWith("//")))).map((l) => l.replace(/^\/\/\s*/, ""));
-  const first = head[0] as string;
-  if (!/^\d+ kernels side by side$/.test(first)) return first;
-  const members = head.slice(1).filter((l) => !/^(schedule:|also in )/.test(l) && !entries.some((e) => l.startsWith(`${e}: `)));
-  return members.length > 0 ? members.map((l) => l.split(": ", 1)[0]).join(" | ") : first;
-}
+/** What a kernel says it computes: its first line. */
+const computes = (source: string): string => (source.split("\n", 1)[0] as string).replace(/^\/\/\s*/, "");
 
 /** Sums, each part as often as it is given. */
 function figures(parts: readonly (readonly [StepTime, number])[]): Figures {
